@@ -1,0 +1,86 @@
+"""Settings of ingest, validation, tokenizers and packing."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from accordion.config.base import Settings
+
+
+class IngestConfig(Settings):
+    """Which data to read and how to split it."""
+
+    seed: int = 0
+    tier: Literal["sample"] = Field("sample", description="the data shipped in the repository, data/sample")
+    source: str | None = Field(None, description="folder in the layout of data/sample; None: the shipped one")
+    validation_share: float = Field(0.1, gt=0, lt=0.5, description="share of groups held out, by group hash")
+
+
+class ValidateConfig(Settings):
+    """Bounds of the raw-data expectations."""
+
+    minimum_rows: dict[str, int] = Field(
+        default_factory=lambda: {"text": 500, "images": 100, "audio": 100, "video": 10}
+    )
+    text_characters: tuple[int, int] = (1, 100_000)
+    audio_seconds: tuple[float, float] = (0.1, 60.0)
+
+
+class TextTokenizerConfig(Settings):
+    """Byte-level BPE over UTF-16BE (foundation model, section 2)."""
+
+    vocabulary: int = Field(2048, ge=300)
+    dropout: float = Field(0.1, ge=0, lt=1, description="BPE-dropout probability, training text only")
+
+
+class VisionTokenizerConfig(Settings):
+    """Multi-scale residual bit-wise codes (foundation model, section 2)."""
+
+    image_size: int = Field(32, ge=8)
+    scales: tuple[int, ...] = Field((1, 2, 4, 8), description="side of each scale, in tokens; the last is the latent's")
+    bits: int = Field(10, ge=1, le=32)
+    channels: int = 48
+    frames: int = Field(4, ge=1, description="frames of a video clip")
+    steps: int = 300
+    batch: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+class AudioTokenizerConfig(Settings):
+    """Residual vector quantization at 12.5 frames a second (foundation model, section 2)."""
+
+    sample_rate: int = 8000
+    frame_samples: int = Field(640, description="8000 / 640 = 12.5 frames a second")
+    levels: int = Field(4, ge=1)
+    codebook: int = Field(64, ge=2)
+    channels: int = 48
+    steps: int = 300
+    batch: int = 16
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+class TokenizersConfig(Settings):
+    """The three tokenizers."""
+
+    text: TextTokenizerConfig = TextTokenizerConfig()
+    vision: VisionTokenizerConfig = VisionTokenizerConfig()
+    audio: AudioTokenizerConfig = AudioTokenizerConfig()
+
+
+class PackConfig(Settings):
+    """How documents become fixed-length sequences."""
+
+    sequence: int = Field(512, ge=16, description="positions in a packed sequence")
+    seed: int = 0
+    passes: int = Field(1, ge=1, description="times the training text is encoded, each with its own BPE-dropout")
+
+
+class ValidateShardsConfig(Settings):
+    """Bounds of the shard expectations."""
+
+    minimum_tokens: dict[str, int] = Field(
+        default_factory=lambda: {"text": 10_000, "image": 1_000, "video": 1_000, "audio": 1_000}
+    )
+    padding_share: float = Field(0.2, ge=0, le=1, description="highest share of padding positions")

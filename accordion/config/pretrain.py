@@ -1,0 +1,123 @@
+"""Settings of the model, of elastic pre-training, of its analysis and of extraction."""
+
+from pydantic import Field, model_validator
+
+from accordion.config.base import Settings
+
+
+class ModelShape(Settings):
+    """The backbone's size; vocabularies come from the tokenizers (see `ModelConfig`)."""
+
+    hidden: int = 128
+    layers: int = 8
+    heads: int = 4
+    experts: int = Field(16, description="routed experts in each layer, one pool for all modalities")
+    top_k: int = 4
+    expert_hidden: int = 64
+    shared_hidden: int = Field(64, description="width of the always-active shared expert; 0: none")
+    rope_base: float = 1e6
+
+
+class ModelConfig(Settings):
+    """Everything needed to build a model, saved beside its weights.
+
+    `experts` and `top_k` hold one entry a layer, so that an extracted sub-model is an ordinary model.
+    """
+
+    hidden: int
+    heads: int
+    experts: tuple[int, ...]
+    top_k: tuple[int, ...]
+    expert_hidden: int
+    shared_hidden: int
+    rope_base: float
+    text_vocabulary: int
+    bits: int = Field(description="bits of a vision token")
+    scales: tuple[int, ...] = Field(description="side of each vision scale in tokens")
+    frames: int = Field(description="most frames of a video clip")
+    audio_levels: int = Field(description="codes of an audio frame, Q")
+    audio_codebook: int = Field(description="entries of each audio codebook; index `audio_codebook` is end-of-audio")
+
+    @property
+    def layers(self) -> int:
+        return len(self.experts)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if len(self.top_k) != len(self.experts):
+            raise ValueError("experts and top_k need one entry a layer")
+        if any(k > e or k < 1 for k, e in zip(self.top_k, self.experts, strict=True)):
+            raise ValueError("top_k of a layer must be between 1 and its number of experts")
+        if self.hidden % self.heads:
+            raise ValueError("hidden must be a multiple of heads")
+        if self.layers < self.audio_levels:
+            raise ValueError("a model needs at least as many layers as audio levels (next-codec prediction)")
+        return self
+
+
+class MemberSpec(Settings):
+    """A named sub-model of the family: how much of each axis it keeps."""
+
+    name: str
+    layers: int
+    experts: int
+    top_k: int
+
+
+class ElasticConfig(Settings):
+    """How sub-models are drawn, per training instance (foundation model, section 5)."""
+
+    enabled: bool = True
+    full_share: float = Field(0.5, ge=0, le=1, description="share of instances that train the full model")
+    layers: tuple[int, ...] = (6, 8)
+    experts: tuple[int, ...] = (8, 16)
+    top_k: tuple[int, ...] = (2, 4)
+    warmup_share: float = Field(0.1, ge=0, le=1, description="share of steps before sub-models are drawn")
+
+
+class OptimizerConfig(Settings):
+    """AdamW under warm-up-stable-decay."""
+
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    warmup_steps: int = 20
+    decay_share: float = Field(0.3, ge=0, le=1)
+
+
+class PretrainConfig(Settings):
+    """Elastic MoE pre-training."""
+
+    seed: int = 0
+    model: ModelShape = ModelShape()
+    elastic: ElasticConfig = ElasticConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = Field(300, ge=1)
+    batch: int = Field(8, ge=1, description="sequences a step")
+    mtp_weight: float = 0.3
+    balance_step: float = Field(1e-3, description="u: how far a selection bias moves in a step")
+    checkpoint_every: int = Field(100, ge=1)
+    family: tuple[MemberSpec, ...] = (
+        MemberSpec(name="full", layers=8, experts=16, top_k=4),
+        MemberSpec(name="shallow", layers=6, experts=16, top_k=4),
+        MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
+        MemberSpec(name="sparse", layers=8, experts=16, top_k=2),
+        MemberSpec(name="small", layers=6, experts=8, top_k=2),
+    )
+
+
+class AnalyseConfig(Settings):
+    """Routing analysis (foundation model, section 6)."""
+
+    sequences: int = Field(48, ge=1, description="validation sequences to route")
+    seed: int = 0
+
+
+class ExtractConfig(Settings):
+    """Which members of the family to cut out, and what is demanded of them."""
+
+    members: tuple[str, ...] = ("shallow", "narrow", "small")
+    family: tuple[MemberSpec, ...] = PretrainConfig.model_fields["family"].default
+    sequences: int = Field(8, ge=1, description="validation sequences on which logits are compared")
+    tolerance: float = Field(1e-5, description="largest allowed absolute logit difference, fp32")

@@ -1,0 +1,76 @@
+"""A profile: every setting of the pipeline, one section for each stage, read from `configs/NAME.yaml`."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from accordion.config.base import Settings
+from accordion.config.data import IngestConfig, PackConfig, TokenizersConfig, ValidateConfig, ValidateShardsConfig
+from accordion.config.posttrain import RlConfig, SftConfig
+from accordion.config.pretrain import AnalyseConfig, ExtractConfig, PretrainConfig
+from accordion.config.release import EvaluateConfig, GateConfig, RegisterConfig, RolloutConfig
+from accordion.config.retrieval import DistilConfig
+from accordion.config.runtime import RuntimeConfig
+from accordion.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
+
+
+class Profile(Settings):
+    """One section for each stage; a stage gets its own section and nothing else, so that a changed
+    setting re-runs only the stages that read it and those after them."""
+
+    runtime: RuntimeConfig = RuntimeConfig()
+    ingest: IngestConfig = IngestConfig()
+    validate_data: ValidateConfig = ValidateConfig()
+    tokenizers: TokenizersConfig = TokenizersConfig()
+    pack: PackConfig = PackConfig()
+    validate_shards: ValidateShardsConfig = ValidateShardsConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    analyse: AnalyseConfig = AnalyseConfig()
+    sft: SftConfig = SftConfig()
+    rl: RlConfig = RlConfig()
+    extract: ExtractConfig = ExtractConfig()
+    distil: DistilConfig = DistilConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    register_model: RegisterConfig = RegisterConfig()
+    rollout: RolloutConfig = RolloutConfig()
+
+
+def profile_names() -> list[str]:
+    """Names of the shipped profiles."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def load_profile(name: str, overrides: tuple[str, ...] = ()) -> Profile:
+    """Read a profile by name (`smoke`) or path (`my/profile.yaml`), then apply `section.key=value` overrides.
+
+    Raises:
+        ConfigError: no such profile, not YAML, or a key that is unknown or wrong, named by its path.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"profile {name!r}: no file {path}; shipped profiles: {', '.join(profile_names())}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got {type(values).__name__}; wants a mapping of sections")
+    for override in overrides:
+        _apply(values, override)
+    return Profile.parse(values, where=path.name)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"{override!r}: an override is written section.key=value, for example pretrain.steps=100")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {parent} is no section")
+    values[leaf] = yaml.safe_load(text)

@@ -1,0 +1,85 @@
+"""How a stage shows its progress and its curves without knowing who watches.
+
+A stage calls `progress` and `record`; whoever runs the stage (a Flyte task, the command line, a test)
+may install a listener with `listening`. Without one, figures go nowhere and progress to the terminal.
+"""
+
+import contextvars
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+Listener = Callable[[int, Mapping[str, float]], None]
+_listener: contextvars.ContextVar[Listener | None] = contextvars.ContextVar("listener", default=None)
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Send every `record` made inside the block to `listener(step, figures)`."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def record(step: int, figures: Mapping[str, float]) -> None:
+    """Hand the figures of one step (name -> value) to the listener, if there is one."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(step, figures)
+
+
+def say(message: str) -> None:
+    """One plain line for a person reading the terminal or the log."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def progress(
+    items: Iterable[Item], label: str, *, total: int | None = None, unit: str = "it", note: Callable[[], str] = str
+) -> Iterator[Item]:
+    """Pass `items` through, showing rate and remaining time.
+
+    A bar in a terminal; otherwise a plain line at most every ten seconds and one at the end. `note()` is
+    shown after the count, for example the current loss.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    return (_bar if sys.stderr.isatty() else _lines)(items, label, total, unit, note)
+
+
+def _bar(items: Iterable[Item], label: str, total: int | None, unit: str, note: Callable[[], str]) -> Iterator[Item]:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total, rate="", note="")
+        start = time.monotonic()
+        for count, item in enumerate(items, 1):
+            yield item
+            rate = count / max(time.monotonic() - start, 1e-9)
+            bar.update(task, completed=count, rate=f"{rate:.1f} {unit}/s", note=note())
+
+
+def _lines(items: Iterable[Item], label: str, total: int | None, unit: str, note: Callable[[], str]) -> Iterator[Item]:
+    start = last = time.monotonic()
+    count = 0
+    for item in items:
+        yield item
+        count += 1
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_SECONDS:
+            last = now
+            rate = count / (now - start)
+            left = f", {(total - count) / rate:.0f} s left" if total else ""
+            of = f"/{total}" if total else ""
+            say(f"{label}: {count}{of} {unit}, {rate:.1f} {unit}/s{left} {note()}".rstrip())
+    say(f"{label}: {count} {unit} in {time.monotonic() - start:.1f} s {note()}".rstrip())
