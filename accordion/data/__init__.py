@@ -1,0 +1,1 @@
+"""From sources to packed sequences: ingest, tokenizers, packing, loading."""

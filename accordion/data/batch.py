@@ -1,0 +1,84 @@
+"""One batch of packed sequences as torch tensors: what the loader yields and the model reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accordion.errors import DataError
+
+PAD, TEXT, IMAGE, VIDEO, AUDIO = range(5)  # values of the `modality` column
+MODALITIES = ("pad", "text", "image", "video", "audio")
+COLUMNS: dict[str, tuple[torch.dtype, type[np.generic]]] = {  # name -> (dtype in a batch, dtype on disk)
+    "modality": (torch.int64, np.uint8),
+    "document": (torch.int64, np.int32),
+    "group": (torch.int64, np.int32),
+    "position": (torch.float32, np.float32),
+    "token": (torch.int64, np.int32),
+    "codes": (torch.int64, np.int16),
+    "scale": (torch.int64, np.int8),
+    "frame": (torch.int64, np.int16),
+    "vision_input": (torch.float32, np.float16),
+    "target_token": (torch.int64, np.int32),
+    "target_bits": (torch.float32, np.int8),
+    "target_codes": (torch.int64, np.int16),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B packed sequences of S positions. Index columns are int64, `-1` means none (`0` for `token`).
+
+    Legend: B batch, S sequence, Q audio levels, D bits of a vision token.
+
+    Attributes:
+        modality: (B,S) PAD, TEXT, IMAGE, VIDEO or AUDIO; special tokens are TEXT.
+        document: (B,S) index of the document within the sequence, -1 padding; a wall for attention.
+        group: (B,S) index of the group within the sequence, increasing; -1 padding. Attention is causal
+            between groups and bidirectional inside one.
+        position: (B,S,3) float32 Uni-RoPE coordinates (t, h, w).
+        token: (B,S) text id.
+        codes: (B,S,Q) codes of the audio frame at this position.
+        scale: (B,S) vision scale index.
+        frame: (B,S) vision frame index within its clip.
+        vision_input: (B,S,D) float32 accumulated feature F, input of a vision position.
+        target_token: (B,S) next text id.
+        target_bits: (B,S,D) float32 in {0, 1}, -1 none: the bits at this position (not shifted).
+        target_codes: (B,S,Q) codes of the next audio frame; the codebook's size means end-of-audio.
+    """
+
+    modality: Tensor
+    document: Tensor
+    group: Tensor
+    position: Tensor
+    token: Tensor
+    codes: Tensor
+    scale: Tensor
+    frame: Tensor
+    vision_input: Tensor
+    target_token: Tensor
+    target_bits: Tensor
+    target_codes: Tensor
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, Any]) -> Self:
+        """Build a batch from arrays of shape (B,S,...), in the dtypes of the shards or any other."""
+        missing = sorted(set(COLUMNS) - set(columns))
+        if missing:
+            raise DataError(f"shards lack the columns {', '.join(missing)}; run the pack stage again")
+        return cls(**{name: torch.as_tensor(np.asarray(columns[name])).to(kind) for name, (kind, _) in COLUMNS.items()})
+
+    def __len__(self) -> int:
+        """B, the number of sequences."""
+        return self.modality.shape[0]
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch on `device`."""
+        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def select(self, rows: Tensor | list[int] | slice) -> Self:
+        """The sequences `rows` (indices, a boolean mask or a slice) of every column."""
+        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})

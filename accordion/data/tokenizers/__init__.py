@@ -1,0 +1,1 @@
+"""The text, vision and audio tokenizers, each an artifact of its own."""

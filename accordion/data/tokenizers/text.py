@@ -1,0 +1,198 @@
+"""Text tokenizer: byte-level BPE over UTF-16BE code units, exact for any Python string.
+
+A string is cut into words (letters with their leading space, single digits, runs of punctuation or
+white space); each word is BPE-encoded over its UTF-16BE bytes, so no merge crosses a word and any string
+has a byte fallback. Light on purpose: the standard library and `tokenizers`, so that a server can use it.
+"""
+
+import json
+import random
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from accordion.errors import ArtifactError, DataError
+
+PAD, BOS, EOS, BOI, EOI, BOV, EOV, BOA, EOA, MASK, SEP, USER, ASSISTANT = range(13)
+SPLIT = 13  # between a high and a low surrogate that are two characters of the string and not a pair
+SPECIAL = 16  # ids below this are reserved
+SPECIAL_NAMES = tuple(
+    f"<{name}>"
+    for name in "pad bos eos boi eoi bov eov boa eoa mask sep user assistant split reserved-14 reserved-15".split()
+)
+FILE = "tokenizer.json"
+_CACHE_WORDS = 1 << 17
+_VARIANTS = 8  # BPE-dropout samples kept for each distinct word
+
+
+def _byte_characters() -> str:
+    """256 printable characters without white space, one for each byte (as GPT-2 does it)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = iter(range(0x100, 0x200))
+    return "".join(chr(byte) if byte in printable else chr(next(others)) for byte in range(256))
+
+
+BYTE_CHARACTERS = _byte_characters()
+_BYTE_OF = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+_TO_CHARACTERS = dict(enumerate(BYTE_CHARACTERS))
+
+
+def _word_pattern() -> re.Pattern[str]:
+    marks = "".join(chr(c) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c))[0] == "M")
+    letter = f"(?:[^\\W\\d_]|[{marks}])"
+    other = f"[^\\s\\w\ud800-\udfff{marks}]"
+    return re.compile(
+        rf"\d| ?{letter}{{1,64}}| ?{other}{{1,32}}|_{{1,32}}|[\ud800-\udfff]{{1,32}}|\s{{1,64}}(?!\S)|\s|."
+        if sys.maxunicode > 0xFFFF
+        else ".",
+        re.DOTALL,
+    )
+
+
+_WORD = _word_pattern()
+
+
+def split_words(text: str) -> list[str]:
+    """Cut `text` into the words that merges never cross; their concatenation is `text`."""
+    return _WORD.findall(text)
+
+
+def to_characters(word: str) -> str:
+    """The UTF-16BE bytes of `word`, one printable character for each byte."""
+    return word.encode("utf-16-be", "surrogatepass").decode("latin-1").translate(_TO_CHARACTERS)
+
+
+class Dropout:
+    """BPE-dropout (Provilkov et al., arXiv 1910.13267, section 3.1) with a random generator of its own.
+
+    Each merge is skipped with `probability` whenever it could be applied. A distinct word keeps at most
+    eight sampled segmentations, and later occurrences draw among them, which bounds the cost.
+    """
+
+    def __init__(self, probability: float, seed: int) -> None:
+        self.probability = probability
+        self.random = random.Random(seed)
+        self.variants: dict[str, list[list[int]]] = {}
+
+
+class TextTokenizer:
+    """Encodes strings to ids and back. Ids below `SPECIAL` are control tokens and never come from text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._model = tokenizer.model
+        self.vocabulary: int = tokenizer.get_vocab_size()
+        self._cache: dict[str, list[int]] = {}
+        self._bytes: list[bytes] = [b""] * self.vocabulary
+        for token, index in tokenizer.get_vocab().items():
+            if index >= SPECIAL:
+                self._bytes[index] = bytes(_BYTE_OF[character] for character in token)
+        self._ranks: dict[tuple[str, str], int] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "TextTokenizer":
+        """Read `tokenizer.json` of `folder`.
+
+        Raises:
+            ArtifactError: it is missing, unreadable, or not one of ours.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing; run the stage train_text_tokenizer, or give its output folder")
+        try:
+            text = path.read_text()
+            special = {entry["content"]: entry["id"] for entry in json.loads(text)["added_tokens"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{path}: not a readable tokenizer ({error}); run train_text_tokenizer again") from None
+        if special != {name: index for index, name in enumerate(SPECIAL_NAMES)}:
+            raise ArtifactError(f"{path}: its control tokens are not Accordion's; run train_text_tokenizer again")
+        return cls(Tokenizer.from_str(text))
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` (the Hugging Face layout) into `folder`."""
+        self._tokenizer.save(str(Path(folder) / FILE))
+
+    def encode(self, text: str, *, dropout: Dropout | None = None) -> list[int]:
+        """The ids of `text`, without control tokens. With `dropout` the segmentation is sampled (training only)."""
+        if not isinstance(text, str):
+            raise DataError(f"text: got {type(text).__name__}; wants a string")
+        words = _WORD.findall(text)
+        ids: list[int] = []
+        if dropout is not None:
+            for word in words:
+                ids += self._sample_word(word, dropout)
+            return ids
+        known = self._cache.get
+        for word in words:
+            found = known(word)
+            ids += self._encode_word(word) if found is None else found
+        return ids
+
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The string of `ids`; control tokens vanish.
+
+        Exact for what `encode` gave. Ids in another order (a sampled sequence) may end in half a code
+        unit, which reads as U+FFFD.
+        """
+        parts: list[bytearray] = [bytearray()]
+        for index in ids:
+            if index == SPLIT:
+                parts.append(bytearray())
+            elif 0 <= index < self.vocabulary:
+                parts[-1] += self._bytes[index]
+            else:
+                raise DataError(f"token {index}: outside the vocabulary of {self.vocabulary}")
+        return "".join(_decode_utf16(bytes(part)) for part in parts)
+
+    def _encode_word(self, word: str) -> list[int]:
+        if len(word) > 1 and "\ud800" <= word[0] <= "\udfff":
+            ids = [token.id for token in self._model.tokenize(to_characters(word[0]))]
+            for before, after in zip(word, word[1:], strict=False):
+                if before <= "\udbff" < after:
+                    ids.append(SPLIT)
+                ids += [token.id for token in self._model.tokenize(to_characters(after))]
+        else:
+            ids = [token.id for token in self._model.tokenize(to_characters(word))]
+        if len(self._cache) >= _CACHE_WORDS:
+            self._cache.clear()
+        self._cache[word] = ids
+        return ids
+
+    def _sample_word(self, word: str, dropout: Dropout) -> list[int]:
+        if "\ud800" <= word[0] <= "\udfff" or len(word) == 1:
+            return self._cache.get(word) or self._encode_word(word)
+        variants = dropout.variants.setdefault(word, [])
+        if len(variants) < _VARIANTS:
+            variants.append(self._merge_with_dropout(to_characters(word), dropout))
+            return variants[-1]
+        return variants[int(dropout.random.random() * _VARIANTS)]
+
+    def _merge_with_dropout(self, characters: str, dropout: Dropout) -> list[int]:
+        if self._ranks is None:
+            merges = json.loads(self._tokenizer.to_str())["model"]["merges"]
+            self._ranks = {(left, right): rank for rank, (left, right) in enumerate(merges)}
+        ranks, chance, p = self._ranks, dropout.random.random, dropout.probability
+        pieces = list(characters)
+        while len(pieces) > 1:
+            best, at = len(ranks), -1
+            for i in range(len(pieces) - 1):
+                rank = ranks.get((pieces[i], pieces[i + 1]), best)
+                if rank < best and chance() >= p:
+                    best, at = rank, i
+            if at < 0:
+                break
+            pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
+        return [self._model.token_to_id(piece) for piece in pieces]
+
+
+def _decode_utf16(data: bytes) -> str:
+    whole = len(data) - len(data) % 2
+    return data[:whole].decode("utf-16-be", "surrogatepass") + ("\ufffd" if len(data) % 2 else "")
