@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the two environments that everything runs in: .venv (the pipeline) and .venv-triton (the server).
-# A second call sees that the locks have not changed and returns at once.
+# With --pipeline, only the first (the images need one each). A second call sees that the locks have not changed and returns at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,4 +54,4 @@ python=$(find_python)
 exec 9>"${TMPDIR:-/tmp}/accordion-setup-$(pwd | sha256sum | cut -c1-12).lock"
 flock 9 # two calls at once: the second waits, then finds the work done
 make_pipeline_environment "$python"
-infra/triton/setup.sh "$python"
+[ "${1:-}" = --pipeline ] || infra/triton/setup.sh "$python"

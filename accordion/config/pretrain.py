@@ -117,7 +117,10 @@ class AnalyseConfig(Settings):
 class ExtractConfig(Settings):
     """Which members of the family to cut out, and what is demanded of them."""
 
-    members: tuple[str, ...] = ("shallow", "narrow", "small")
-    family: tuple[MemberSpec, ...] = PretrainConfig.model_fields["family"].default
+    members: tuple[MemberSpec, ...] = (
+        MemberSpec(name="shallow", layers=6, experts=16, top_k=4),
+        MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
+        MemberSpec(name="small", layers=6, experts=8, top_k=2),
+    )
     sequences: int = Field(8, ge=1, description="validation sequences on which logits are compared")
-    tolerance: float = Field(1e-5, description="largest allowed absolute logit difference, fp32")
+    tolerance: float = Field(1e-5, gt=0, description="largest allowed absolute logit difference, fp32")

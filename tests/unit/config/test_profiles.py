@@ -1,0 +1,82 @@
+"""Every shipped profile parses; a wrong setting is refused with its path and the remedy; no torch is imported."""
+
+import subprocess
+import sys
+
+import pydantic
+import pytest
+
+from accordion.config import Profile, load_profile, profile_names
+from accordion.errors import ConfigError
+
+
+def test_the_shipped_profiles_are_the_documented_ones():
+    assert {"smoke", "workstation", "cluster"} <= set(profile_names())
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_shipped_profile_parses_and_survives_json(name):
+    profile = load_profile(name)
+    assert Profile.from_json(profile.model_dump_json()) == profile
+
+
+def test_unknown_key_names_its_path_and_the_nearest_known_key():
+    with pytest.raises(ConfigError, match=r"smoke\.yaml: pretrain\.stepz: unknown key; did you mean 'steps'\?"):
+        load_profile("smoke", ("pretrain.stepz=3",))
+
+
+def test_unknown_key_deep_in_a_section_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"pretrain\.optimizer\.qqq: unknown key; known keys here: .*learning_rate"):
+        load_profile("smoke", ("pretrain.optimizer.qqq=3",))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pretrain.model.hidden=wide", r"pretrain\.model\.hidden: got 'wide'; input should be a valid integer"),
+        ("pretrain.steps=0", r"pretrain\.steps: got 0; input should be greater than or equal to 1"),
+        ("rollout.golden_cosine=1.5", r"rollout\.golden_cosine: got 1\.5; input should be less than or equal to 1"),
+        ("runtime.environment=moon", r"runtime\.environment: got 'moon'"),
+        ("pretrain.optimizer.learning_rate=.nan", r"pretrain\.optimizer\.learning_rate"),
+        ("steps", r"'steps': an override is written section\.key=value"),
+    ],
+)
+def test_wrong_value_names_path_value_and_wish(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_profile("smoke", (override,))
+
+
+def test_every_wrong_key_is_reported_at_once():
+    with pytest.raises(ConfigError) as error:
+        load_profile("smoke", ("pretrain.stepz=3", "rl.grup=4"))
+    assert "pretrain.stepz" in str(error.value)
+    assert "rl.grup" in str(error.value)
+
+
+def test_unknown_profile_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match="shipped profiles: .*smoke"):
+        load_profile("nosuch")
+
+
+def test_broken_yaml_names_the_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("pretrain: [")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: not YAML"):
+        load_profile(str(path))
+
+
+def test_settings_are_frozen():
+    profile = load_profile("smoke")
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        profile.pretrain.steps = 3
+
+
+def test_override_reaches_its_section_only():
+    changed, shipped = load_profile("smoke", ("evaluate.bootstrap=123",)), load_profile("smoke")
+    assert changed.evaluate.bootstrap == 123
+    assert changed.model_copy(update={"evaluate": shipped.evaluate}) == shipped
+
+
+def test_configuration_imports_no_torch():
+    code = "import accordion.config, sys; sys.exit('torch' in sys.modules or 'flytekit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
