@@ -44,6 +44,10 @@ else
     "$python" -m venv --clear "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$lock"
 fi
+backend=$venv/backends/python # what tritonserver --backend-directory wants: the backend, its module and its stub side by side
+server=$venv/lib/python3.11/site-packages/pytriton/tritonserver
+mkdir -p "$backend"
+cp "$server"/backends/python/{libtriton_python.so,triton_python_backend_utils.py} "$(stub)" "$backend"
 need_libraries
 "$venv/bin/python" -c 'import numpy, onnxruntime, tokenizers; assert numpy.__version__ < "2"'
 echo "$key" >"$stamp"
