@@ -1,0 +1,1 @@
+"""The MLflow model registry: register, promote, roll back, history; every change journalled."""

@@ -1,0 +1,1 @@
+"""One file for each node of the DAG: a stage of the library as a Flyte task."""

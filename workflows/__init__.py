@@ -1,0 +1,1 @@
+"""DAGs and launch plans, nothing else."""
