@@ -1,0 +1,1 @@
+"""Serving: the Triton repository, server, client, version pinning and rollout, and the local services."""
