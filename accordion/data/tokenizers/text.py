@@ -1,14 +1,13 @@
 """Text tokenizer: byte-level BPE over UTF-16BE code units, exact for any Python string.
 
 A string is cut into words (letters with their leading space, single digits, runs of punctuation or
-white space); each word is BPE-encoded over its UTF-16BE bytes, so no merge crosses a word and any string
-has a byte fallback. Light on purpose: the standard library and `tokenizers`, so that a server can use it.
+white space); each word is BPE-encoded over its UTF-16BE code units, so no merge crosses a word, and bytes of
+code units are the fallback for any string. Light on purpose: the standard library and `tokenizers`, so that a server can use it.
 """
 
 import json
 import random
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,27 +28,21 @@ _CACHE_WORDS = 1 << 17
 _VARIANTS = 8  # BPE-dropout samples kept for each distinct word
 
 
-def _byte_characters() -> str:
-    """256 printable characters without white space, one for each byte (as GPT-2 does it)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
-    others = iter(range(0x100, 0x200))
-    return "".join(chr(byte) if byte in printable else chr(next(others)) for byte in range(256))
-
-
-BYTE_CHARACTERS = _byte_characters()
-_BYTE_OF = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
-_TO_CHARACTERS = dict(enumerate(BYTE_CHARACTERS))
+# The base alphabet. A byte b of a code unit is written U+0100+b; an ASCII code unit (00 XX) is one base
+# token written as itself (space, tab and newline as their control pictures), so every digit is a token.
+_UNITS = {chr(code): chr(code) for code in range(0x21, 0x7F)} | {" ": "\u2420", "\t": "\u2409", "\n": "\u240a"}
+ALPHABET = (*(chr(0x100 + byte) for byte in range(256)), *_UNITS.values())
+_BYTES = {chr(0x100 + byte): bytes([byte]) for byte in range(256)} | {
+    written: unit.encode("utf-16-be") for unit, written in _UNITS.items()
+}
 
 
 def _word_pattern() -> re.Pattern[str]:
-    marks = "".join(chr(c) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c))[0] == "M")
-    letter = f"(?:[^\\W\\d_]|[{marks}])"
+    marks = "".join(chr(code) for code in range(0x300, 0x10000) if unicodedata.category(chr(code))[0] == "M")
+    letter = f"(?:[^\\W\\d_]|[{marks}])"  # combining marks belong to their word (Hindi, Thai, Arabic)
     other = f"[^\\s\\w\ud800-\udfff{marks}]"
     return re.compile(
-        rf"\d| ?{letter}{{1,64}}| ?{other}{{1,32}}|_{{1,32}}|[\ud800-\udfff]{{1,32}}|\s{{1,64}}(?!\S)|\s|."
-        if sys.maxunicode > 0xFFFF
-        else ".",
-        re.DOTALL,
+        rf"\d| ?{letter}{{1,64}}| ?{other}{{1,32}}|_{{1,32}}|[\ud800-\udfff]{{1,32}}|\s{{1,64}}(?!\S)|\s|.", re.DOTALL
     )
 
 
@@ -62,8 +55,12 @@ def split_words(text: str) -> list[str]:
 
 
 def to_characters(word: str) -> str:
-    """The UTF-16BE bytes of `word`, one printable character for each byte."""
-    return word.encode("utf-16-be", "surrogatepass").decode("latin-1").translate(_TO_CHARACTERS)
+    """`word` in the base alphabet: an ASCII code unit is one character, any other code unit two."""
+    return "".join(_UNITS.get(character) or _bytes_of(character) for character in word)
+
+
+def _bytes_of(character: str) -> str:
+    return "".join(chr(0x100 + byte) for byte in character.encode("utf-16-be", "surrogatepass"))
 
 
 class Dropout:
@@ -90,7 +87,7 @@ class TextTokenizer:
         self._bytes: list[bytes] = [b""] * self.vocabulary
         for token, index in tokenizer.get_vocab().items():
             if index >= SPECIAL:
-                self._bytes[index] = bytes(_BYTE_OF[character] for character in token)
+                self._bytes[index] = b"".join(_BYTES[character] for character in token)
         self._ranks: dict[tuple[str, str], int] | None = None
 
     @classmethod
