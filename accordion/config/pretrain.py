@@ -4,6 +4,7 @@ from pydantic import Field, model_validator
 
 from accordion.config.base import Settings
 
+VIDEO_WINDOW = 8
 
 class ModelShape(Settings):
     """The backbone's size; vocabularies come from the tokenizers (see `ModelConfig`)."""
@@ -16,6 +17,7 @@ class ModelShape(Settings):
     expert_hidden: int = 64
     shared_hidden: int = Field(64, description="width of the always-active shared expert; 0: none")
     rope_base: float = 1e6
+    video_window: int = Field(VIDEO_WINDOW, ge=1, description="earlier frames that a video frame can see")
 
 
 class ModelConfig(Settings):
@@ -37,6 +39,7 @@ class ModelConfig(Settings):
     frames: int = Field(description="most frames of a video clip")
     audio_levels: int = Field(description="codes of an audio frame, Q")
     audio_codebook: int = Field(description="entries of each audio codebook; index `audio_codebook` is end-of-audio")
+    video_window: int = Field(VIDEO_WINDOW, ge=1, description="earlier frames that a video frame can see")
 
     @property
     def layers(self) -> int:
@@ -48,8 +51,8 @@ class ModelConfig(Settings):
             raise ValueError("experts and top_k need one entry a layer")
         if any(k > e or k < 1 for k, e in zip(self.top_k, self.experts, strict=True)):
             raise ValueError("top_k of a layer must be between 1 and its number of experts")
-        if self.hidden % self.heads:
-            raise ValueError("hidden must be a multiple of heads")
+        if self.hidden % (2 * self.heads):
+            raise ValueError("hidden must be a multiple of twice the heads (rotary pairs)")
         if self.layers < self.audio_levels:
             raise ValueError("a model needs at least as many layers as audio levels (next-codec prediction)")
         return self
@@ -96,6 +99,7 @@ class PretrainConfig(Settings):
     steps: int = Field(300, ge=1)
     batch: int = Field(8, ge=1, description="sequences a step")
     mtp_weight: float = 0.3
+    history_dropout: float = Field(0.1, ge=0, lt=1, description="chance that an earlier video frame is hidden")
     balance_step: float = Field(1e-3, description="u: how far a selection bias moves in a step")
     checkpoint_every: int = Field(100, ge=1)
     family: tuple[MemberSpec, ...] = (
@@ -123,4 +127,3 @@ class ExtractConfig(Settings):
         MemberSpec(name="small", layers=6, experts=8, top_k=2),
     )
     sequences: int = Field(8, ge=1, description="validation sequences on which logits are compared")
-    tolerance: float = Field(1e-5, gt=0, description="largest allowed absolute logit difference, fp32")

@@ -1,0 +1,85 @@
+"""Self-attention with rotary (t, h, w) positions and normalised queries and keys, and the masks it obeys."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from accordion.data.batch import PAD, VIDEO, Batch
+from accordion.model.cache import Cache
+from accordion.model.rope import Rope, rotate
+
+EPSILON = 1e-6
+
+
+class Attention(nn.Module):
+    """Multi-head attention; queries and keys are RMS-normalised for each head before the rotation (QK-norm)."""
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(hidden, 3 * hidden, bias=False)
+        self.out = nn.Linear(hidden, hidden, bias=False)
+        self.norm_q = nn.RMSNorm(hidden // heads, eps=EPSILON)
+        self.norm_k = nn.RMSNorm(hidden // heads, eps=EPSILON)
+
+    def forward(self, x: Tensor, rope: Rope, mask: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+        """Attend: x (B, S, H) -> (B, S, H).
+
+        Args:
+            mask: (B, 1, S, keys), bool (True: may be seen) or float (added to the scores).
+            cache: where the keys and values of this `layer` are kept and read from, in generation.
+        """
+        rows, length, hidden = x.shape
+        qkv = self.qkv(x).view(rows, length, 3, self.heads, hidden // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, D)
+        q, k = rotate(self.norm_q(q), rope), rotate(self.norm_k(k), rope)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(y.transpose(1, 2).reshape(rows, length, hidden))
+
+
+def group_mask(batch: Batch, window: int, hidden_frames: Tensor | None = None) -> Tensor:
+    """What each position of a packed batch may see: (B, 1, S, S) bool.
+
+    Within a document a position sees the groups before its own, and its own group wholly (so a vision scale is
+    bidirectional); other documents never. A video position sees at most `window` earlier frames of its video
+    (windowed temporal attention) and none of those that `hidden_frames` hides (VideoAR, arXiv 2601.05966).
+    Padding sees itself only.
+
+    Args:
+        hidden_frames: (B, S) bool, true at positions of video frames hidden from the later frames.
+    """
+    own = batch.document.unsqueeze(2) == batch.document.unsqueeze(1)
+    past = batch.group.unsqueeze(1) <= batch.group.unsqueeze(2)  # [row, query, key]
+    mask = own & past & (batch.modality != PAD).unsqueeze(1)
+    video = batch.modality == VIDEO
+    if bool(video.any()):
+        frame = batch.frame.int()
+        age = frame.unsqueeze(2) - frame.unsqueeze(1)
+        unseen = age > window
+        if hidden_frames is not None:
+            unseen |= (age > 0) & hidden_frames.unsqueeze(1)
+        mask &= ~(unseen & video.unsqueeze(2) & video.unsqueeze(1))
+    return (mask | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)).unsqueeze(1)
+
+
+def draw_hidden_frames(batch: Batch, chance: float, generator: torch.Generator) -> Tensor | None:
+    """Draw which video frames are hidden from later ones: (B, S) bool, or None when there is nothing to hide."""
+    if chance == 0 or not bool((batch.modality == VIDEO).any()):
+        return None
+    frames = int(batch.frame.max()) + 1
+    documents = int(batch.document.max()) + 1
+    drawn = torch.rand(len(batch.document), documents, frames, generator=generator) < chance
+    rows = torch.arange(len(batch.document)).unsqueeze(1)
+    hidden = drawn[rows, batch.document.clamp_min(0).long(), batch.frame.clamp_min(0).long()]
+    return hidden & (batch.modality == VIDEO)
+
+
+def causal_mask(mask: Tensor, bidirectional: bool = False) -> Tensor:
+    """Mask of plain text rows: (B, 1, S, S) bool from mask (B, S), true at tokens; padding sees itself only."""
+    length = mask.shape[1]
+    seen = mask.unsqueeze(1).expand(-1, length, -1)
+    if not bidirectional:
+        seen = seen & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    return (seen | torch.eye(length, dtype=torch.bool, device=mask.device)).unsqueeze(1)

@@ -1,0 +1,170 @@
+"""Sub-models of an elastic model: what one keeps, and how the rows of a batch are sent through theirs.
+
+Elasticity has three axes (arXiv 2602.04705, section 5 of our foundation-model design): layers kept (depth),
+experts kept in each layer (width), experts a token uses (sparsity).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from accordion.config.pretrain import ModelConfig
+from accordion.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SubmodelSpec:
+    """What a sub-model keeps of the full model.
+
+    Attributes:
+        layers: indices of the kept layers, ascending; the first and the top `audio_levels` always stay.
+        experts: for each kept layer, the kept experts, ascending.
+        top_k: for each kept layer, the experts a token uses.
+    """
+
+    layers: tuple[int, ...]
+    experts: tuple[tuple[int, ...], ...]
+    top_k: tuple[int, ...]
+
+    @classmethod
+    def full(cls, config: ModelConfig) -> "SubmodelSpec":
+        """Everything: every layer, every expert, the model's own top-k."""
+        return cls(tuple(range(config.layers)), tuple(tuple(range(n)) for n in config.experts), config.top_k)
+
+    @classmethod
+    def nested(
+        cls, config: ModelConfig, *, layers: int | None = None, experts: int | None = None, top_k: int | None = None
+    ) -> "SubmodelSpec":
+        """The member of the nested family with so many layers, experts a layer, and experts a token.
+
+        A smaller member's layers and experts are always part of a larger member's: layers are dropped from the
+        middle outwards, experts from the end. `None` keeps the full model's value; a layer that has fewer experts
+        than asked for keeps all of them.
+
+        Raises:
+            ConfigError: more than the model has, or less than can stay.
+        """
+        kept = _nested_layers(config, config.layers if layers is None else layers)
+        widths = [config.experts[layer] if experts is None else experts for layer in kept]
+        spec = cls(
+            kept,
+            tuple(tuple(range(min(width, config.experts[layer]))) for layer, width in zip(kept, widths, strict=True)),
+            tuple(config.top_k[layer] if top_k is None else min(top_k, config.top_k[layer]) for layer in kept),
+        )
+        spec.check(config)
+        return spec
+
+    def check(self, config: ModelConfig) -> None:
+        """Refuse a spec that `config`'s model cannot run.
+
+        Raises:
+            ConfigError: names the field and what it may be.
+        """
+        if len(self.experts) != len(self.layers) or len(self.top_k) != len(self.layers):
+            raise ConfigError("sub-model: experts and top_k need one entry for each kept layer")
+        if list(self.layers) != sorted(set(self.layers)) or not set(self.layers) <= set(range(config.layers)):
+            raise ConfigError(f"sub-model: layers {self.layers}; wants ascending indices below {config.layers}")
+        if missing := set(_fixed_layers(config)) - set(self.layers):
+            raise ConfigError(
+                f"sub-model: layers {sorted(missing)} are missing; the first layer and the top "
+                f"{config.audio_levels} (next-codec prediction) always stay"
+            )
+        for layer, experts, top_k in zip(self.layers, self.experts, self.top_k, strict=True):
+            if list(experts) != sorted(set(experts)) or not set(experts) <= set(range(config.experts[layer])):
+                raise ConfigError(
+                    f"sub-model: experts {experts} of layer {layer}; wants ascending indices below "
+                    f"{config.experts[layer]}"
+                )
+            if not 1 <= top_k <= len(experts):
+                raise ConfigError(f"sub-model: top_k {top_k} of layer {layer}; wants 1 to {len(experts)}, its experts")
+
+    def config(self, full: ModelConfig) -> ModelConfig:
+        """The config of the plain model that this sub-model of `full` is."""
+        self.check(full)
+        return full.model_copy(update={"experts": tuple(len(kept) for kept in self.experts), "top_k": self.top_k})
+
+
+def _fixed_layers(config: ModelConfig) -> tuple[int, ...]:
+    return tuple(sorted({0, *range(config.layers - config.audio_levels, config.layers)}))
+
+
+def _nested_layers(config: ModelConfig, keep: int) -> tuple[int, ...]:
+    fixed = _fixed_layers(config)
+    if not len(fixed) <= keep <= config.layers:
+        raise ConfigError(f"sub-model: layers {keep}; wants {len(fixed)} to {config.layers} of this model")
+    free = [layer for layer in range(config.layers) if layer not in fixed]
+    centre = sum(free) / len(free) if free else 0.0
+    outermost_first = sorted(free, key=lambda layer: (-abs(layer - centre), layer))
+    return tuple(sorted((*fixed, *outermost_first[: keep - len(fixed)])))
+
+
+def parameter_counts(config: ModelConfig) -> tuple[int, int]:
+    """Parameters of a model, and those active for one token (top-k and shared experts only)."""
+    hidden = config.hidden
+    expert = 3 * hidden * config.expert_hidden
+    layer = 4 * hidden**2 + 2 * hidden // config.heads + 2 * hidden + 3 * hidden * config.shared_hidden
+    levels, codes = config.audio_levels, config.audio_codebook + 1
+    rest = (
+        config.text_vocabulary * hidden * 2  # embedding and head
+        + (config.bits + len(config.scales) + 1) * hidden  # vision input, scales, start
+        + (2 * levels + levels - 1) * codes * hidden  # audio inputs, heads, codes handed down the top layers
+        + levels * hidden  # norms of the audio heads
+        + (hidden + 1) * config.bits  # vision head
+        + 2 * hidden**2 + 3 * hidden  # multi-token prediction
+        + hidden  # final norm
+    )  # fmt: skip
+    routers = sum(experts * hidden for experts in config.experts)
+    total = rest + config.layers * layer + routers + sum(experts * expert for experts in config.experts)
+    active = rest + config.layers * layer + routers + sum(top_k * expert for top_k in config.top_k)
+    return total, active
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one layer treats the rows of a batch.
+
+    Attributes:
+        rows: (R,) indices of the rows that pass through the layer; None: all.
+        eligible: (R, E) bool, experts each of those rows may use; None: all.
+        top_k: (R,) experts a token of each row uses; None: the layer's own.
+    """
+
+    rows: Tensor | None
+    eligible: Tensor | None
+    top_k: Tensor | None
+
+
+EVERYTHING = LayerPlan(None, None, None)
+
+
+def plan_layers(config: ModelConfig, specs: Sequence[SubmodelSpec] | None, rows: int) -> list[LayerPlan | None]:
+    """For each layer its plan, or None where no row passes through it.
+
+    Args:
+        specs: one for each of the `rows` rows of the batch; None: every row runs the full model.
+    """
+    if specs is None:
+        return [EVERYTHING] * config.layers
+    if len(specs) != rows:
+        raise ValueError(f"{len(specs)} sub-models for {rows} rows; wants one for each row")
+    for spec in dict.fromkeys(specs):
+        spec.check(config)
+    return [_plan_layer(config, specs, layer) for layer in range(config.layers)]
+
+
+def _plan_layer(config: ModelConfig, specs: Sequence[SubmodelSpec], layer: int) -> LayerPlan | None:
+    here = [(row, spec, spec.layers.index(layer)) for row, spec in enumerate(specs) if layer in spec.layers]
+    if not here:
+        return None
+    count = config.experts[layer]
+    eligible = torch.zeros(len(here), count, dtype=torch.bool)
+    for index, (_, spec, at) in enumerate(here):
+        eligible[index, list(spec.experts[at])] = True
+    top_k = torch.tensor([spec.top_k[at] for _, spec, at in here])
+    return LayerPlan(
+        rows=None if len(here) == len(specs) else torch.tensor([row for row, _, _ in here]),
+        eligible=None if eligible.all() else eligible,
+        top_k=None if bool((top_k == config.top_k[layer]).all()) else top_k,
+    )

@@ -1,0 +1,77 @@
+"""A model on disk: `model.safetensors` and `config.json`, written whole, checked name by name when read."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from accordion.config.pretrain import ModelConfig
+from accordion.errors import ArtifactError, ConfigError
+from accordion.model.model import Model
+from accordion.store.atomic import atomic_write
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write `model` into an existing folder."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    atomic_write(folder / CONFIG, model.config.model_dump_json(indent=1) + "\n")
+    atomic_write(folder / WEIGHTS, save(tensors))
+
+
+def load_model(folder: Path) -> Model:
+    """Read what `save_model` wrote, in evaluation mode.
+
+    Raises:
+        ArtifactError: a file is missing or unreadable, or a tensor's name, shape or type does not fit the config.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; it is written beside the weights, restore the whole folder")
+    try:
+        config = ModelConfig.from_json(path.read_text())
+    except ConfigError as error:
+        raise ArtifactError(f"{path}: {error}; restore the folder or train again with this version") from None
+    model = Model(config)
+    load_weights(model, read_tensors(Path(folder) / WEIGHTS), where=str(Path(folder) / WEIGHTS))
+    return model.eval()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; restore the whole folder")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not a whole safetensors file ({error}); restore the folder") from None
+
+
+def load_weights(model: Model, tensors: dict[str, Tensor], *, where: str) -> None:
+    """Copy `tensors` into `model` after checking that every name, shape and type is the expected one.
+
+    Raises:
+        ArtifactError: lists each tensor that is missing, extra, or of another shape or type.
+    """
+    wanted = model.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in tensors]
+    problems += [f"{name} is unknown" for name in tensors if name not in wanted]
+    for name, tensor in wanted.items():
+        given = tensors.get(name)
+        if given is not None and (given.shape, given.dtype) != (tensor.shape, tensor.dtype):
+            problems.append(
+                f"{name} is {tuple(given.shape)} {given.dtype}, the config wants {tuple(tensor.shape)} {tensor.dtype}"
+            )
+    if problems:
+        raise ArtifactError(f"{where}: {'; '.join(problems[:10])}; the weights and config.json do not belong together")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])

@@ -1,0 +1,289 @@
+"""The model: embeddings, pre-norm blocks of attention and experts, heads; whole, or as many sub-models at once."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from accordion.config.pretrain import ModelConfig
+from accordion.data.batch import PAD, Batch
+from accordion.errors import DataError
+from accordion.model.attention import EPSILON, Attention, causal_mask, draw_hidden_frames, group_mask
+from accordion.model.cache import Cache, empty_cache
+from accordion.model.elastic import EVERYTHING, LayerPlan, SubmodelSpec, plan_layers
+from accordion.model.embeddings import Embeddings
+from accordion.model.heads import Heads
+from accordion.model.losses import Losses, Outputs, Targets
+from accordion.model.moe import MoE
+from accordion.model.rope import Rope, rope_table
+
+Observer = Callable[[int, Tensor, Tensor], None]
+"""Called as observe(layer, positions (n,), choice (n, K)): flat positions b * S + s and the experts each chose."""
+
+
+class Block(nn.Module):
+    """x + Attention(norm(x)), then x + MoE(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.attention = Attention(config.hidden, config.heads)
+        self.norm_moe = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.moe = MoE(
+            config.hidden, config.experts[layer], config.top_k[layer], config.expert_hidden, config.shared_hidden
+        )
+
+    def forward(
+        self, x: Tensor, rope: Rope, mask: Tensor, live: Tensor | None, plan: LayerPlan, cache: Cache | None, layer: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Run the rows of a plan: x (R, S, H) -> (R, S, H), the experts chosen, and where (None: everywhere).
+
+        Args:
+            live: (R, S) bool, false at padding, which no expert computes; None: all live.
+        """
+        x = x + self.attention(self.norm_attention(x), rope, mask, cache, layer)
+        states = self.norm_moe(x).view(-1, x.shape[-1])
+        at = None if live is None else live.reshape(-1).nonzero().squeeze(1)
+        rows = torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
+        if at is not None:
+            states, rows = states.index_select(0, at), rows.index_select(0, at)
+        eligible = None if plan.eligible is None else plan.eligible.to(x.device).index_select(0, rows)
+        top_k = None if plan.top_k is None else plan.top_k.to(x.device).index_select(0, rows)
+        out, choice = self.moe(states, eligible, top_k)
+        if at is None:
+            return x + out.view_as(x), choice, None
+        return x.view(-1, x.shape[-1]).index_add(0, at, out).view_as(x), choice, at
+
+
+class Model(nn.Module):
+    """An elastic multimodal mixture of experts that predicts the next group of tokens (arXiv 2602.04705).
+
+    Args:
+        config: sizes.
+        seed: of the generator that draws the initial weights.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers: Sequence[Block] = nn.ModuleList(Block(config, layer) for layer in range(config.layers))  # type: ignore[assignment]
+        self.norm = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.heads = Heads(config)
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Normal weights: deviation 1/sqrt(inputs), smaller by sqrt(2 layers) where a block adds to the stream."""
+        calm = 1 / math.sqrt(2 * self.config.layers)
+        for name, weight in self.named_parameters():
+            if "norm" in name:
+                weight.fill_(1.0)
+            elif name.endswith("bias"):
+                weight.zero_()
+            elif name.startswith("embeddings") or name == "heads.audio_code":
+                weight.normal_(0, 0.5, generator=generator)
+            else:
+                inputs = weight.shape[1] if name.endswith(("expert_in", "expert_out")) else weight.shape[-1]
+                scale = calm if name.endswith(("attention.out.weight", "expert_out", "shared_out.weight")) else 1.0
+                scale = 0.5 if name.startswith("heads") else scale
+                weight.normal_(0, scale / math.sqrt(inputs), generator=generator)
+
+    def forward(
+        self,
+        batch: Batch,
+        specs: Sequence[SubmodelSpec] | None = None,
+        *,
+        history_dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Losses:
+        """Losses of a batch, each row run as the sub-model of its spec (None: all rows in full).
+
+        Args:
+            history_dropout: chance that a video frame is hidden from the later ones (training only).
+            generator: draws those frames.
+        """
+        hidden = draw_hidden_frames(batch, history_dropout, generator) if generator is not None else None
+        return self.outputs(batch, specs, hidden_frames=hidden).losses()
+
+    def outputs(
+        self,
+        batch: Batch,
+        specs: Sequence[SubmodelSpec] | None = None,
+        *,
+        hidden_frames: Tensor | None = None,
+        observe: Observer | None = None,
+    ) -> Outputs:
+        """Logits at every target of a batch; multi-token prediction only in training mode.
+
+        Args:
+            hidden_frames: (B, S) bool, see `group_mask`.
+            observe: told which experts every position chose, layer by layer.
+        """
+        self._check(batch)
+        targets = Targets.of(batch)
+        audio: list[Tensor] = []
+
+        def predict_codes(level: int, x: Tensor) -> Tensor:
+            flat = x.reshape(-1, x.shape[-1])
+            audio.append(self.heads.audio_logits(level, flat.index_select(0, targets.audio_at)))
+            if level + 1 == self.config.audio_levels:
+                return x
+            known = self.heads.audio_code[level].index_select(0, targets.codes[:, level])
+            return flat.index_add(0, targets.audio_at, known).view_as(x)
+
+        live = batch.modality != PAD
+        x = self._blocks(
+            self.embeddings(batch),
+            self._rope(batch.position),
+            group_mask(batch, self.config.video_window, hidden_frames),
+            None if bool(live.all()) else live,
+            plan_layers(self.config, specs, len(batch)),
+            after=predict_codes if len(targets.audio_at) else None,
+            observe=observe,
+        )
+        flat = self.norm(x).view(-1, x.shape[-1])
+        mtp = None
+        if self.training:
+            following = self.embeddings.text(batch.target_token.view(-1)[targets.mtp_at])
+            mtp = self.heads.mtp_logits(flat.index_select(0, targets.mtp_at), following)
+        return Outputs(
+            targets,
+            text=self.text_logits(flat.index_select(0, targets.text_at)),
+            mtp=mtp,
+            vision=self.heads.vision(flat.index_select(0, targets.vision_at)),
+            audio=torch.stack(audio, 1) if audio else flat.new_zeros(0, *self.heads.audio.shape[:2]),
+        )
+
+    def _blocks(
+        self,
+        x: Tensor,
+        rope: Rope,
+        mask: Tensor,
+        live: Tensor | None,
+        plans: Sequence[LayerPlan | None],
+        *,
+        cache: Cache | None = None,
+        after: Callable[[int, Tensor], Tensor] | None = None,
+        observe: Observer | None = None,
+    ) -> Tensor:
+        """Send x (B, S, H) through the layers; rows that a plan leaves out are not computed.
+
+        `after(level, x)` follows each of the top `audio_levels` layers and returns the states to go on with.
+        """
+        first_level = self.config.layers - self.config.audio_levels
+        for index, (layer, plan) in enumerate(zip(self.layers, plans, strict=True)):
+            if plan is not None:
+                rows = plan.rows
+                if rows is None:
+                    x, choice, at = layer(x, rope, mask, live, plan, cache, index)
+                else:
+                    part_rope = (rope[0].index_select(0, rows), rope[1].index_select(0, rows))
+                    part_live = None if live is None else live.index_select(0, rows)
+                    part, choice, at = layer(
+                        x.index_select(0, rows), part_rope, mask.index_select(0, rows), part_live, plan, cache, index
+                    )
+                    x = x.index_copy(0, rows, part)
+                if observe is not None:
+                    observe(index, _positions(at, rows, x.shape), choice)
+            if after is not None and index >= first_level:
+                x = after(index - first_level, x)
+        return x
+
+    def hidden(self, tokens: Tensor, mask: Tensor, *, bidirectional: bool = False) -> Tensor:
+        """Final normed states (B, S, H) of plain text.
+
+        Args:
+            tokens: (B, S) int64 text ids.
+            mask: (B, S) bool, true at tokens, false at padding (on either side).
+            bidirectional: let a token see the later ones too.
+        """
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        x = self._blocks(
+            self.embeddings.text(tokens),
+            self._rope(positions.unsqueeze(-1).expand(-1, -1, 3)),
+            causal_mask(mask, bidirectional),
+            None if self.exportable else mask,
+            [EVERYTHING] * self.config.layers,
+        )
+        return self.norm(x)
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of the next text token from final normed states (..., H)."""
+        return self.heads.text(hidden)
+
+    def new_cache(self, batch: int, length: int) -> Cache:
+        """An empty key-value cache for `batch` rows of at most `length` text tokens."""
+        heads = self.config.heads
+        weight = self.norm.weight
+        return empty_cache(self.config.layers, batch, heads, length, self.config.hidden // heads, weight)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, cache: Cache, mask: Tensor | None = None) -> Tensor:
+        """Read n more tokens of each row and give the logits (B, n, V) of the token after each.
+
+        Args:
+            tokens: (B, n) int64 text ids.
+            cache: what was read before, from `new_cache`; it grows by these tokens.
+            mask: (B, n) bool, false at padding, which belongs on the left of a prompt; None: no padding.
+
+        Raises:
+            DataError: the cache is too short.
+        """
+        count = tokens.shape[1]
+        if cache.used + count > cache.length:
+            raise DataError(
+                f"{cache.used + count} tokens do not fit a cache of {cache.length}; ask new_cache for more length"
+            )
+        mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+        positions = cache.next_positions(mask)
+        start, end = cache.used, cache.used + count
+        cache.valid[:, start:end] = mask
+        index = torch.arange(end, device=tokens.device)
+        new = index[start:].unsqueeze(1)  # (n, 1)
+        seen = (cache.valid[:, :end].unsqueeze(1) & (index <= new)) | (index == new)  # (B, n, end)
+        x = self._blocks(
+            self.embeddings.text(tokens),
+            self._rope(positions.unsqueeze(-1).expand(-1, -1, 3)),
+            seen.unsqueeze(1),
+            None if bool(mask.all()) else mask,
+            [EVERYTHING] * self.config.layers,
+            cache=cache,
+        )
+        cache.used = end
+        return self.text_logits(self.norm(x))
+
+    def balance(self, step: float) -> None:
+        """Move every layer's selection biases by `step` towards even load, after an optimizer step."""
+        for layer in self.layers:
+            layer.moe.balance(step)
+
+    @property
+    def exportable(self) -> bool:
+        """Whether every expert is computed for every token, so that no shape depends on the data (graph export)."""
+        return self.layers[0].moe.dense
+
+    @exportable.setter
+    def exportable(self, value: bool) -> None:
+        for layer in self.layers:
+            layer.moe.dense = value
+
+    def _rope(self, positions: Tensor) -> Rope:
+        return rope_table(positions, self.config.hidden // self.config.heads, self.config.rope_base)
+
+    def _check(self, batch: Batch) -> None:
+        given = (batch.vision_input.shape[-1], batch.codes.shape[-1])
+        wanted = (self.config.bits, self.config.audio_levels)
+        if given != wanted:
+            raise DataError(
+                f"batch: {given[0]} vision bits and {given[1]} audio levels, the model has "
+                f"{wanted[0]} and {wanted[1]}; pack the data with the tokenizers the model was trained with"
+            )
+
+
+def _positions(at: Tensor | None, rows: Tensor | None, shape: torch.Size) -> Tensor:
+    """Flat positions b * S + s in the whole batch of the states that the experts saw."""
+    count, length = (shape[0] if rows is None else len(rows)), shape[1]
+    local = torch.arange(count * length) if at is None else at
+    return local if rows is None else rows[local // length] * length + local % length

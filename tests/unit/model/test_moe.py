@@ -1,0 +1,111 @@
+"""Experts: grouped computation and its gradients against a plain loop, routing, balancing."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from accordion.model.experts import GroupedExperts, dense_experts
+from accordion.model.moe import MoE
+from accordion.model.rope import rope_table, rotate
+
+
+def reference(x, gates, weight_in, weight_out, choice):
+    """Token by token, expert by expert."""
+    rows = []
+    for token in range(len(x)):
+        total = torch.zeros_like(x[token])
+        for slot, expert in enumerate(choice[token].tolist()):
+            if expert < len(weight_in):
+                gate, up = (x[token] @ weight_in[expert]).chunk(2)
+                total = total + gates[token, slot] * ((F.silu(gate) * up) @ weight_out[expert])
+        rows.append(total)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("run", [GroupedExperts.apply, dense_experts])
+def test_experts_and_their_gradients_equal_the_plain_loop(run):
+    g = torch.Generator().manual_seed(0)
+    x, gates = torch.randn(11, 4, generator=g), torch.rand(11, 3, generator=g)
+    weight_in, weight_out = torch.randn(5, 4, 6, generator=g), torch.randn(5, 3, 4, generator=g)
+    choice = torch.rand(11, 4, generator=g).topk(3).indices  # expert 4 is never chosen
+    choice[2:6, 1:] = 5  # these rows use one expert only
+    gates = gates.masked_fill(choice == 5, 0.0)
+    inputs = [t.double().requires_grad_() for t in (x, gates, weight_in, weight_out)]
+    expected, actual = reference(*inputs, choice), run(*inputs, choice)
+    torch.testing.assert_close(actual, expected)
+    seed = torch.randn(11, 4, generator=g).double()
+    wanted = torch.autograd.grad((expected * seed).sum(), inputs)
+    given = torch.autograd.grad((actual * seed).sum(), inputs)
+    for name, mine, theirs in zip(("x", "gates", "in", "out"), given, wanted, strict=True):
+        if name == "gates":  # the gradient of a gate that is not computed is of no use to anyone
+            mine, theirs = mine[choice < 5], theirs[choice < 5]
+        torch.testing.assert_close(mine, theirs, msg=name)
+
+
+def moe(experts=6, top_k=2) -> MoE:
+    layer = MoE(8, experts, top_k, 4, 4)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in layer.parameters():
+            weight.normal_(0, 0.5, generator=g)
+    return layer
+
+
+def test_the_bias_selects_but_does_not_weigh():
+    layer, x = moe(), torch.randn(20, 8, generator=torch.Generator().manual_seed(2))
+    layer.bias[3] = 10.0
+    choice, gates = layer.route(x, None, None)
+    assert (choice[:, 0] == 3).all()
+    scores = torch.sigmoid(x @ layer.router.t()).gather(1, choice)
+    torch.testing.assert_close(gates, scores / scores.sum(1, keepdim=True))
+
+
+def test_masked_experts_are_never_chosen_and_rows_have_their_own_top_k():
+    layer, x = moe(), torch.randn(20, 8, generator=torch.Generator().manual_seed(2))
+    eligible = torch.ones(20, 6, dtype=torch.bool)
+    eligible[:10, 3:] = False
+    top_k = torch.tensor([1, 2] * 10)
+    choice, gates = layer.route(x, eligible, top_k)
+    assert set(choice[:10].flatten().tolist()) <= {0, 1, 2, 6}
+    assert ((choice < 6).sum(1) == top_k).all() and torch.allclose(gates.sum(1), torch.ones(20))
+
+
+def test_balancing_evens_the_load_and_spares_experts_that_were_not_eligible():
+    layer, x = moe().train(), torch.randn(400, 8, generator=torch.Generator().manual_seed(2))
+    layer.bias[0] = 0.5
+    layer(x, None, None)
+    uneven = layer.load.max() / layer.expected.max()
+    for _ in range(300):
+        layer.balance(0.01)
+        layer(x, None, None)
+    assert layer.expected.eq(400 * 2 / 6).all()
+    assert layer.load.max() / layer.expected.max() < 1.15 < uneven
+    layer.balance(0.0)
+    before = layer.bias.clone()
+    eligible = torch.zeros(400, 6, dtype=torch.bool)
+    eligible[:, :3] = True
+    layer(x, eligible, torch.ones(400, dtype=torch.long))
+    assert layer.expected.tolist() == pytest.approx([400 / 3] * 3 + [0] * 3)
+    layer.balance(0.01)
+    assert torch.equal(layer.bias[3:], before[3:]) and (layer.bias[:3] != before[:3]).any()
+
+
+def test_evaluation_counts_nothing():
+    layer = moe().eval()
+    layer(torch.randn(5, 8), None, None)
+    assert layer.load.sum() == 0
+
+
+def test_text_positions_rotate_as_plain_rope_and_scores_depend_on_distances_only():
+    g = torch.Generator().manual_seed(0)
+    q, k = torch.randn(1, 1, 1, 12, generator=g), torch.randn(1, 1, 1, 12, generator=g)
+
+    def score(at: list[float], other: list[float]) -> torch.Tensor:
+        tables = [rope_table(torch.tensor([[where]]), 12, 1e4) for where in (at, other)]
+        return (rotate(q, tables[0]) * rotate(k, tables[1])).sum()
+
+    torch.testing.assert_close(score([5, 5, 5], [2, 2, 2]), score([9, 9, 9], [6, 6, 6]))
+    torch.testing.assert_close(score([5, 1.5, 3], [2, 2, 2]), score([6, 4.5, 5], [3, 5, 4]))
+    assert not torch.isclose(score([5, 1, 1], [2, 1, 1]), score([2, 4, 1], [2, 1, 1]))
+    angle = 5 * 1e4 ** (-torch.arange(6) / 6)
+    torch.testing.assert_close(rope_table(torch.full((1, 1, 3), 5.0), 12, 1e4)[0].flatten(), angle.cos())
