@@ -31,7 +31,7 @@ def code_version(module: str, *, root: Path = ROOT, also: tuple[str, ...] = ()) 
 
 def reachable(module: str, root: Path = ROOT) -> list[Path]:
     """Source files of `module` and of everything it imports from `PACKAGES`, sorted."""
-    start = _file(module, root)
+    start = _source(module, root)
     if start is None:
         raise ValueError(f"{module}: no such module under {root}")
     seen: set[Path] = set()
@@ -80,8 +80,10 @@ def _origin(module: str, name: str, root: Path) -> list[Path]:
 
 
 def _file(module: str, root: Path) -> Path | None:
-    if module.split(".")[0] not in PACKAGES:
-        return None
+    return _source(module, root) if module.split(".")[0] in PACKAGES else None
+
+
+def _source(module: str, root: Path) -> Path | None:
     path = root.joinpath(*module.split("."))
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if candidate.is_file():

@@ -66,7 +66,12 @@ class Versions:
         Raises:
             ArtifactError: it was never versioned, or what the remote holds is not what was stored there.
         """
-        if not self._pointer(artifact).is_file():
+        pointer = self._pointer(artifact)
+        if not pointer.is_file() and (self.store.root / ".git").is_dir():
+            name = pointer.relative_to(self.store.root).as_posix()
+            if self._git("ls-files", "--", name):
+                self._git("checkout", "--quiet", "HEAD", "--", name)
+        if not pointer.is_file():
             raise ArtifactError(
                 f"{artifact.kind} {artifact.digest[:16]} is neither in {self.store.root} nor versioned there by DVC; "
                 "run its stage again (a new ACCORDION_HOME, or `rm -r` of its flyte/cache folder, forgets cached results)"

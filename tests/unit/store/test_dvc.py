@@ -36,6 +36,13 @@ def test_adds_lists_and_restores(versions: Versions) -> None:
     assert (folder / "part" / "a.txt").read_text() == "one"
 
 
+def test_restores_although_the_pointers_are_gone_too(versions: Versions) -> None:
+    artifact = publish(versions.store, "one")
+    versions.add(artifact, "toy")
+    shutil.rmtree(versions.store.root / "toy")
+    assert (versions.restore(artifact) / "part" / "a.txt").read_text() == "one"
+
+
 def test_restores_from_the_remote_alone(versions: Versions) -> None:
     artifact = publish(versions.store, "one")
     versions.add(artifact, "toy")
