@@ -1,0 +1,114 @@
+"""The extract stage: members of the family written as models of their own, each compared with its origin."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accordion.config.pretrain import ExtractConfig, MemberSpec
+from accordion.data.batch import Batch
+from accordion.data.loader import batches
+from accordion.errors import DataError
+from accordion.extract.slicing import cut
+from accordion.model import Model, SubmodelSpec, load_model, save_model
+from accordion.model.elastic import parameter_counts
+from accordion.model.files import WEIGHTS
+from accordion.observe import progress
+from accordion.store.atomic import atomic_folder, atomic_write
+from accordion.store.manifest import sha256
+
+BATCH = 4  # sequences compared at a time
+
+
+def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> dict[str, Any]:
+    """Write `members/NAME/{model.safetensors,config.json,spec.json}` for each member of `config`.
+
+    Args:
+        policy: folder of the full elastic model.
+        shards: packed data; its validation split feeds the comparison.
+
+    Returns:
+        `max_abs_logit_diff` over all members, modalities and positions (fp32), and for each member its size
+        and its validation losses in nats.
+    """
+    full = load_model(policy)
+    compared = [
+        batch for _, batch in zip(range(-(-config.sequences // BATCH)), batches(shards, "val", BATCH), strict=False)
+    ]
+    if not compared:
+        raise DataError(f"{shards}: the validation split is empty; logits cannot be compared")
+    members = []
+    for member in progress(config.members, "extract", unit="members"):
+        folder = out / "members" / member.name
+        spec = nested_spec(full, member)
+        extract_member(policy, spec, folder, model=full)
+        part = load_model(folder)
+        parameters, active = parameter_counts(part.config)
+        members.append(
+            {
+                **member.model_dump(),
+                "parameters": parameters,
+                "active_parameters": active,
+                "bytes": (folder / WEIGHTS).stat().st_size,
+                "max_abs_logit_diff": max(logit_difference(full, spec, part, batch) for batch in compared),
+                "val_loss": _losses(part, compared),
+            }
+        )
+    return {
+        "max_abs_logit_diff": max(member["max_abs_logit_diff"] for member in members),
+        "sequences": sum(len(batch) for batch in compared),
+        "members": members,
+    }
+
+
+def nested_spec(model: Model, member: MemberSpec) -> SubmodelSpec:
+    """What a named member keeps of `model`."""
+    return SubmodelSpec.nested(model.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
+
+
+def extract_member(policy: Path, spec: SubmodelSpec, out: Path, *, model: Model | None = None) -> None:
+    """Write one sub-model into the new folder `out`, all or nothing.
+
+    Args:
+        policy: folder of the full model.
+        spec: what to keep.
+        model: the full model, if it is loaded already.
+
+    Raises:
+        DataError: `out` exists.
+        ConfigError: the model cannot run `spec`.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists; name a new folder")
+    part = cut(model or load_model(policy), spec)
+    origin = {
+        "layers": spec.layers,
+        "experts": spec.experts,
+        "top_k": spec.top_k,
+        "parent_sha256": sha256(policy / WEIGHTS),
+    }
+    with atomic_folder(out) as folder:
+        save_model(part, folder)
+        atomic_write(folder / "spec.json", json.dumps(origin, indent=1) + "\n")
+
+
+@torch.no_grad()
+def logit_difference(full: Model, spec: SubmodelSpec, part: Model, batch: Batch) -> float:
+    """Largest absolute difference between the logits of `full` run as `spec` and of the extracted `part`."""
+    ours, theirs = part.outputs(batch), full.outputs(batch, [spec] * len(batch))
+    pairs = [(ours.text, theirs.text), (ours.vision, theirs.vision), (ours.audio, theirs.audio)]
+    return max(float((mine - other).abs().max()) for mine, other in pairs if mine.numel())
+
+
+@torch.no_grad()
+def _losses(model: Model, compared: Sequence[Batch]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for batch in compared:
+        losses = model.outputs(batch).losses()
+        for name, total in losses.sums.items():
+            sums[name] = sums.get(name, 0.0) + float(total)
+            counts[name] = counts.get(name, 0) + losses.counts[name]
+    return {name: sums[name] / counts[name] for name in sums if counts[name]}
