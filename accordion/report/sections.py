@@ -1,0 +1,27 @@
+"""Which sections the report has, in which order: first what was decided, then how it came about."""
+
+from collections.abc import Callable
+
+from accordion.report import sections_model as model
+from accordion.report import sections_release as release
+from accordion.report.run import RunFigures
+from accordion.report.section import Section
+from accordion.report.summary import Summary
+
+BUILDERS: dict[str, Callable[[RunFigures, Summary], Section]] = {
+    "gate": release.gate,
+    "retrieval": release.retrieval,
+    "rollout": release.rollout,
+    "pretrain": model.pretraining,
+    "family": model.elastic,
+    "routing": model.routing,
+    "posttrain": model.reinforcement,
+    "data": model.data,
+    "tokenizers": model.tokenizers,
+    "times": release.times,
+}
+
+
+def sections(run: RunFigures, summary: Summary) -> list[Section]:
+    """Every section of the page."""
+    return [build(run, summary) for build in BUILDERS.values()]

@@ -1,0 +1,243 @@
+"""The sections on data, tokenizers, pre-training, the elastic family, routing and post-training."""
+
+from accordion.report import plots, samples
+from accordion.report.readers import problem_rows, routing_layers
+from accordion.report.run import RunFigures, read_curves
+from accordion.report.section import Drawing, Section, Table, absent
+from accordion.report.summary import MODALITIES, Modality, Pretrain, Summary
+from accordion.report.words import count, flat, listing, number, power
+
+
+def data(run: RunFigures, summary: Summary) -> Section:
+    folder = run.folders.get("ingest")
+    if folder is None or not folder.is_dir():
+        return absent("data", "Data", "The corpus of this run is no longer in the store.")
+    overview = samples.overview(folder)
+    table = Table(
+        caption="What the corpus holds",
+        header=("part", "train", "validation", "amount", "languages", "sources", "licences"),
+        rows=overview.rows,
+        words=("part", "amount", "languages", "sources", "licences"),
+        folded=False,
+    )
+    refused = (
+        f" Records that could not be read and were set aside in quarantine.jsonl: {overview.refused:,}."
+        if overview.refused
+        else " Every record could be read."
+    )
+    checks = [_validation(run, stage) for stage in ("validate_data", "validate_shards") if stage in run.metrics]
+    return Section(
+        anchor="data", title="Data", finding=overview.sentence + refused, tables=[table], notes=[c for c in checks if c]
+    )
+
+
+def _validation(run: RunFigures, stage: str) -> str:
+    what = "the raw data" if stage == "validate_data" else "the packed shards"
+    figures = run.metrics[stage]
+    met, total = figures.get("successful"), figures.get("expectations")
+    return f"Great Expectations on {what}: {met} of {total} expectations met." if total else ""
+
+
+def tokenizers(run: RunFigures, summary: Summary) -> Section:
+    rows = [
+        (stage.removeprefix("train_").removesuffix("_tokenizer"), name.replace("_", " "), number(value))
+        for stage in ("train_text_tokenizer", "train_vision_tokenizer", "train_audio_tokenizer")
+        for name, value in flat(run.metrics.get(stage, {}))
+    ]
+    if not rows:
+        return absent("tokenizers", "Tokenizers", "No tokenizer was trained in this run.")
+    media = samples.reconstructions(run)
+    return Section(
+        anchor="tokenizers",
+        title="Tokenizers",
+        finding="Pictures and sounds from the validation split, and what is left of them after encoding and decoding."
+        if media
+        else "What each tokenizer measured on the validation split.",
+        media=media,
+        tables=[
+            Table(
+                caption="Figures of the three tokenizers",
+                header=("tokenizer", "figure", "value"),
+                rows=rows,
+                words=("tokenizer", "figure"),
+            )
+        ],
+    )
+
+
+def pretraining(run: RunFigures, summary: Summary) -> Section:
+    if summary.pretrain is None:
+        return absent("pretrain", "Pre-training", "No model was pre-trained in this run.")
+    gains = unigram_gains(summary.pretrain)
+    curves_file = run.file("pretrain", "curves.jsonl")
+    drawings = []
+    if curves_file is not None:
+        drawings.append(
+            Drawing(
+                name="losses",
+                figure=plots.losses(read_curves(curves_file), summary.pretrain),
+                caption="Training loss (thin: each step; thick: running mean), the full model’s validation loss (dot), "
+                "and what a model that knows only frequencies would reach (dashed).",
+                alt="Training loss by step for "
+                + "; ".join(
+                    f"{m}, ending at {summary.pretrain.val_loss_full[m]:.3f} nats against a unigram "
+                    f"{summary.pretrain.val_loss_unigram[m]:.3f}"
+                    for m in MODALITIES
+                ),
+            )
+        )
+    rows = [
+        (
+            modality,
+            f"{summary.pretrain.val_loss_full[modality]:.4f}",
+            f"{summary.pretrain.val_loss_unigram[modality]:.4f}",
+            f"{-gains[modality]:+.1%}",
+            plots.UNITS[modality].removeprefix("a "),
+        )
+        for modality in MODALITIES
+    ]
+    finding = "On validation data the full model is under the unigram baseline by " + (
+        listing([f"{gains[m]:.0%} for {m}" for m in MODALITIES]) + "."
+    )
+    return Section(
+        anchor="pretrain",
+        title="Pre-training",
+        finding=finding,
+        drawings=drawings,
+        tables=[
+            Table(
+                caption="Validation loss in nats",
+                header=("modality", "full model", "unigram", "difference", "for each"),
+                rows=rows,
+                words=("modality", "for each"),
+            )
+        ],
+    )
+
+
+def elastic(run: RunFigures, summary: Summary) -> Section:
+    if summary.pretrain is None or not summary.pretrain.submodels:
+        return absent("family", "Elastic family", "No sub-models were measured in this run.")
+    members = summary.pretrain.submodels
+    rows = [
+        (
+            m.name,
+            *(_size(axis) for axis in (m.layers, m.experts, m.top_k)),
+            count(m.parameters),
+            count(m.active_parameters),
+            *(f"{m.val_loss[modality]:.4f}" for modality in MODALITIES),
+        )
+        for m in members
+    ]
+    finding = f"One pre-training run gave {len(members)} models that share their weights."
+    if summary.extract is not None:
+        finding += (
+            f" {len(summary.extract.members) or 'The'} of them were cut out as files of their own; their logits differ "
+            f"from the masked full model’s by at most {power(summary.extract.max_abs_logit_diff)}."
+        )
+    return Section(
+        anchor="family",
+        title="Elastic family",
+        finding=finding,
+        drawings=[
+            Drawing(
+                name="family",
+                figure=plots.family(summary.pretrain),
+                caption="Validation loss of each member against the parameters active for one token; lower left is "
+                "better. The filled mark is the full model.",
+                alt="Validation text loss of the family: "
+                + ", ".join(f"{m.name} {m.val_loss['text']:.3f} at {m.active_parameters:,} active" for m in members),
+            )
+        ],
+        tables=[
+            Table(
+                caption="Members of the family; losses in nats",
+                header=("member", "layers", "experts", "top-k", "parameters", "active", *MODALITIES),
+                rows=rows,
+                words=("member",),
+            )
+        ],
+    )
+
+
+def routing(run: RunFigures, summary: Summary) -> Section:
+    path = run.file("analyse", "routing.json")
+    if path is None:
+        return absent("routing", "Routing", "The routing of this run was not analysed, or its analysis is gone.")
+    layers, pairs, chance = routing_layers(path)
+    last = [pair for pair in pairs if pair[0] == layers[-1].name]
+    ends = sorted(last, key=lambda pair: pair[2])
+    finding = (
+        f"One router serves all modalities. In the last layer {ends[-1][1]} share most of their busiest "
+        f"experts (IoU {ends[-1][2]:.2f}) and {ends[0][1]} fewest ({ends[0][2]:.2f}); by chance it would be "
+        f"{chance:.2f}."
+        if ends
+        else "One router serves all modalities."
+    )
+    return Section(
+        anchor="routing",
+        title="Routing",
+        finding=finding,
+        drawings=[
+            Drawing(
+                name="routing",
+                figure=plots.routing(layers),
+                caption="Where the choices of a modality’s tokens go. IoU: overlap of the most active quarter of "
+                "the experts between two modalities, mean over the pairs.",
+                alt="Heat maps of expert choice by modality for " + listing([layer.name for layer in layers]),
+            )
+        ],
+        tables=[
+            Table(
+                caption=f"Overlap of the busiest experts between modalities (chance {chance:.3f})",
+                header=("layer", "modalities", "IoU"),
+                rows=[(layer, names, f"{value:.3f}") for layer, names, value in pairs],
+                words=("layer", "modalities"),
+            )
+        ],
+    )
+
+
+def reinforcement(run: RunFigures, summary: Summary) -> Section:
+    if summary.posttrain is None:
+        return absent("posttrain", "Post-training", "No reinforcement learning in this run.")
+    post = summary.posttrain
+    low, high = post.pass_after_interval
+    path = run.file("rl", "curves.jsonl")
+    curves = read_curves(path) if path is not None else {}
+    examples = problem_rows(run.file("rl", "problems.jsonl"))
+    return Section(
+        anchor="posttrain",
+        title="Post-training",
+        finding=f"After reinforcement learning {post.pass_after:.1%} of {post.count:,} held-out problems are solved, "
+        f"before it {post.pass_before:.1%} (95% interval after: {low:.1%} to {high:.1%}).",
+        drawings=[
+            Drawing(
+                name="reinforcement",
+                figure=plots.reinforcement(curves, post),
+                caption="Left: reward of the rollouts by step. Right: pass rate with its Wilson 95% interval.",
+                alt=f"Pass rate rises from {post.pass_before:.1%} to {post.pass_after:.1%}"
+                if post.pass_after > post.pass_before
+                else f"Pass rate {post.pass_before:.1%} before and {post.pass_after:.1%} after",
+            )
+        ],
+        tables=[
+            Table(
+                caption="Some held-out problems",
+                header=examples.header,
+                rows=examples.rows,
+                words=examples.header,
+            )
+        ]
+        if examples.rows
+        else [],
+    )
+
+
+def unigram_gains(pretrain: Pretrain) -> dict[Modality, float]:
+    """How far under the unigram baseline the full model is, as a share of it, by modality."""
+    return {m: 1 - pretrain.val_loss_full[m] / pretrain.val_loss_unigram[m] for m in MODALITIES}
+
+
+def _size(axis: object) -> object:
+    return len(axis) if isinstance(axis, list | tuple) else axis
