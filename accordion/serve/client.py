@@ -73,9 +73,7 @@ class EncoderClient:
         tensors = [_bytes_input("TEXT", texts), _bytes_input("KIND", [kind])]
         start = time.perf_counter()
         try:
-            result = self._client.infer(
-                self.model, tensors, model_version=str(version), client_timeout=REQUEST_SECONDS
-            )
+            result = self._client.infer(self.model, tensors, model_version=str(version), client_timeout=REQUEST_SECONDS)
         except InferenceServerException as error:
             raise explain(error, f"{self.model} version {version} at {self.grpc}") from None
         seconds = time.perf_counter() - start
@@ -174,7 +172,8 @@ class Admin:
 
 def explain(error: InferenceServerException, what: str) -> DataError | ServiceError:
     """The error of this library that says what Triton said: DataError when the request was at fault."""
-    status, message = error.status() or "", error.message()
+    status = error.status() or ""
+    message = " ".join(error.message().partition("\n\nAt:\n")[0].split())  # without the stub's traceback
     if status == "StatusCode.UNAVAILABLE" and "failed to connect" in message.lower():
         return ServiceError(f"{what}: not reachable; start it with `accordion up`")
     if status in _REFUSED:

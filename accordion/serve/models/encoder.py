@@ -8,6 +8,7 @@ one of its beginning. An empty text, or bytes that are no UTF-8, is refused by i
 
 import hashlib
 import json
+import locale
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ class TritonPythonModel:
     def initialize(self, args):
         folder = Path(args["model_repository"]) / args["model_version"]
         verify(folder)
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")  # the stub starts in the C locale, where files are read as ASCII
         sys.path.insert(0, str(folder / "library"))
         from accordion.data.tokenizers.text import TextTokenizer
         from accordion.retrieval.contract import EncoderContract
