@@ -180,7 +180,7 @@ def rollout(timeline: Sequence[Mapping[str, object]]) -> Figure:
         ends = np.append(seconds[1:], seconds[-1])
         axes.barh(rows, ends - seconds, left=seconds, height=0.34, color=PALETTE["faint"])
         axes.plot(seconds, rows, "o", color=PALETTE["accent"], markersize=5, clip_on=False)
-        axes.set_xlim(0, max(seconds[-1], 1e-3))
+        axes.set_xlim(-0.012 * seconds[-1], max(seconds[-1], 1e-3))
         axes.set_yticks(rows, [str(event["event"]).replace("_", " ") for event in timeline])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)

@@ -33,12 +33,13 @@ def gate(run: RunFigures, summary: Summary) -> Section:
         else f"{len(failed)} of {len(checks)} checks failed: {', '.join(check.name for check in failed)}. "
         "Nothing was registered as champion or rolled out."
     )
-    words = ("check", "figure", "verdict", "why")
+    header = ("check", "figure", "measured", "demanded", "samples", "verdict", "why")
+    shown = len(header) - (not failed)  # "why" is for failures only
     table = Table(
         caption="Every check, with what was measured and what is demanded",
-        header=("check", "figure", "measured", "demanded", "samples", "verdict", "why"),
-        rows=rows,
-        words=words,
+        header=header[:shown],
+        rows=[row[:shown] for row in rows],
+        words=("check", "figure", "verdict", "why"),
         folded=False,
     )
     return Section(anchor="gate", title="Gate", finding=finding, tables=[table])

@@ -34,10 +34,10 @@ def number(value: object) -> str:
 
 
 def power(value: float) -> str:
-    """A very small or large figure as `3.1 × 10⁻⁷`."""
+    """A very small or large figure as `3.1×10⁻⁷`."""
     mantissa, exponent = f"{value:.1e}".split("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa} × 10{raised}" if value else "0"
+    return f"{mantissa}×10{raised}" if value else "0"
 
 
 def cosine(value: float) -> str:
