@@ -119,7 +119,7 @@ def point_latest(run: Run) -> None:
 def use_home_cache() -> None:
     """Keep Flyte's local cache in this home, so that ACCORDION_HOME isolates it (flytekit's default is ~/.flyte)."""
     location = str(home() / "flyte" / "cache")
-    if local_cache.CACHE_LOCATION != location:
+    if location != local_cache.CACHE_LOCATION:
         local_cache.CACHE_LOCATION = location
         local_cache.LocalTaskCache._initialized = False
 

@@ -51,7 +51,8 @@ class Stage:
         section: the class of its settings.
         kind: of the artifact it makes.
         gives: what else the function takes from the runner, by keyword: `resume` (a folder that outlives a killed
-            attempt of the same work), `tracker` (its MLflow run), `store` (the artifact store), `run` (the execution).
+            attempt of the same work), `tracker` (its MLflow run), `store` and `versions` (artifacts and
+            their DVC records), `run` (the execution).
         reads: files or folders of the repository that it reads as data; they count as code.
         pages: HTML files of its artifact that belong in its deck.
         files: files of its artifact that are logged to MLflow, besides metrics.json and the pages.
@@ -158,6 +159,7 @@ class Stage:
                     curves.setdefault(name, []).append((step, float(value)))
 
         offers: dict[str, Any] = {"tracker": tracker, "store": store(), "run": run}
+        offers["versions"] = versions(run.settings)
         if "resume" in self.gives:
             offers["resume"] = self._resume_folder(identity)
             offers["resume"].mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,85 @@
+"""`python -m model_registry history|promote|rollback`: the registry from the command line."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from accordion.config import Profile, load_profile
+from accordion.errors import AccordionError
+from accordion.home import home
+from accordion.store import Store
+from model_registry import history as journal
+from model_registry.policy import CANDIDATE, CHAMPION, PREVIOUS
+from model_registry.promote import promote as make_champion
+from model_registry.rollback import rollback as go_back
+
+app = typer.Typer(help="Who is champion, who was, and how to change it.", no_args_is_help=True)
+ProfileOption = Annotated[str, typer.Option(help="Profile that names the model and the services.")]
+ReasonOption = Annotated[str, typer.Option(help="Kept in the journal.")]
+ServerOption = Annotated[bool, typer.Option(help="Change what Triton serves too.")]
+
+
+@app.command()
+def history(profile: ProfileOption = "smoke") -> None:
+    """List who was champion, from when to when, and by what command."""
+    model = load_profile(profile).register_model.model
+    rows = journal.reigns(model)
+    for reign in rows:
+        until = reign.until or "now"
+        typer.echo(
+            f"{model} version {reign.version}: {reign.since} to {until}, by {reign.action} {reign.reason}".rstrip()
+        )
+    if not rows:
+        typer.echo(f"{model}: no version was ever champion")
+
+
+@app.command()
+def promote(
+    version: int, profile: ProfileOption = "smoke", reason: ReasonOption = "", server: ServerOption = True
+) -> None:
+    """Make VERSION the champion and, unless told otherwise, what Triton serves."""
+    settings, mlflow = _open(profile)
+    model = settings.register_model.model
+    changed = make_champion(mlflow, model, version, reason=reason, serve=_serve(settings, server))
+    typer.echo(f"{model}: version {version} is champion" + ("" if changed else " (it was already)"))
+
+
+@app.command()
+def rollback(profile: ProfileOption = "smoke", reason: ReasonOption = "", server: ServerOption = True) -> None:
+    """Make the previous champion champion again."""
+    settings, mlflow = _open(profile)
+    model = settings.register_model.model
+    version, changed = go_back(mlflow, model, reason=reason, serve=_serve(settings, server))
+    typer.echo(f"{model}: version {version} is champion" + ("" if changed else " (already rolled back)"))
+
+
+@app.command()
+def aliases(profile: ProfileOption = "smoke") -> None:
+    """Show which version carries which alias."""
+    settings, mlflow = _open(profile)
+    now = mlflow.get_registered_model(settings.register_model.model).aliases
+    for name in (CANDIDATE, CHAMPION, PREVIOUS):
+        typer.echo(f"{name}: {now.get(name, 'none')}")
+
+
+def _open(profile: str) -> tuple[Profile, Any]:
+    from tasks._tracking import client, tracking_uri
+
+    settings = load_profile(profile)
+    return settings, client(tracking_uri(settings.runtime))
+
+
+def _serve(settings: Profile, wanted: bool) -> Any:
+    if not wanted:
+        return None
+    from model_registry.release import server
+
+    return server(settings.rollout, Store(home() / "store"))
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except AccordionError as error:
+        sys.exit(f"error: {error}")

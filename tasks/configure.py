@@ -1,0 +1,95 @@
+"""Configure: read the profile, take the home folder, open the run. Never cached."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from flytekit import Resources, task
+
+from accordion.config import Settings, load_profile
+from accordion.config.data import IngestConfig
+from accordion.errors import DataError
+from accordion.home import REPOSITORY, hold_run_lock
+from accordion.observe import say
+from tasks._run import Run, git_commit, new_run_id, sweep_staging
+from tasks._stage import execution_id
+from tasks._tracking import start_parent, tracking_uri
+
+
+class Plan(NamedTuple):
+    """The run, the digest of the source data, and one section of settings (JSON) for each stage."""
+
+    run: Run
+    source: str
+    ingest: str
+    validate_data: str
+    text_tokenizer: str
+    vision_tokenizer: str
+    audio_tokenizer: str
+    pack: str
+    validate_shards: str
+    pretrain: str
+    analyse: str
+    sft: str
+    rl: str
+    extract: str
+    distil: str
+    evaluate: str
+    gate: str
+    register: str
+    rollout: str
+
+
+@task(requests=Resources(cpu="1", mem="512Mi"))
+def configure(profile: str, overrides: list[str]) -> Plan:
+    """Check every setting before any work begins, and open the parent run in MLflow."""
+    settings = load_profile(profile, tuple(overrides))
+    hold_run_lock()
+    sweep_staging()
+    os.environ["OMP_NUM_THREADS"] = str(settings.runtime.threads)
+    uri, run_id, commit = tracking_uri(settings.runtime), new_run_id(), git_commit()
+    name = Path(profile).stem
+    tags = {"accordion.run": run_id, "accordion.profile": name, "git_commit": commit, "overrides": " ".join(overrides)}
+    parent = start_parent(uri, name, run_id, tags | {"flyte_execution": execution_id()})
+    say(f"run {run_id}, profile {name}, tracked at {uri}")
+    runtime = settings.runtime.model_dump_json()
+    return Plan(
+        run=Run(run_id, name, runtime, uri, parent, commit, execution_id()),
+        source=source_digest(settings.ingest),
+        ingest=section(settings.ingest),
+        validate_data=section(settings.validate_data),
+        text_tokenizer=section(settings.tokenizers.text),
+        vision_tokenizer=section(settings.tokenizers.vision),
+        audio_tokenizer=section(settings.tokenizers.audio),
+        pack=section(settings.pack),
+        validate_shards=section(settings.validate_shards),
+        pretrain=section(settings.pretrain),
+        analyse=section(settings.analyse),
+        sft=section(settings.sft),
+        rl=section(settings.rl),
+        extract=section(settings.extract),
+        distil=section(settings.distil),
+        evaluate=section(settings.evaluate),
+        gate=section(settings.gate),
+        register=section(settings.register_model),
+        rollout=section(settings.rollout),
+    )
+
+
+def section(settings: Settings) -> str:
+    """A section as the JSON text that is an input of its task and part of its cache key."""
+    return settings.model_dump_json()
+
+
+def source_digest(config: IngestConfig) -> str:
+    """SHA-256 over the names and bytes of the source data, so that new data re-runs ingest."""
+    folder = Path(config.source) if config.source else REPOSITORY / "data" / config.tier
+    if not folder.is_dir():
+        raise DataError(f"ingest.source: {folder} is no folder; name one in the layout of data/sample")
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            inside = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{inside}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""Report: summary.json and report.html of the run, from the artifacts' own metrics. Never cached."""
+
+import json
+import time
+
+from flytekit import Deck, Resources, task
+
+from accordion.home import home
+from accordion.observe import say
+from accordion.store import Artifact
+from tasks._run import Run, point_latest, resolve, store
+from tasks._tracking import client, flatten_metrics
+
+ABSENT = "withheld"  # the kind that stands for a rollout that did not happen
+
+
+@task(requests=Resources(cpu="1", mem="2Gi"), enable_deck=True, deck_fields=())
+def report(run: Run, artifacts: list[Artifact]) -> str:
+    """Gather, draw, and close the run; returns the folder of the report."""
+    from accordion.report.page import render
+    from accordion.report.run import RunFigures
+    from accordion.report.summary import StageTiming
+
+    clock = time.monotonic()
+    metrics, folders, timings = {}, {}, {}
+    for artifact in artifacts:
+        folder, manifest = resolve(artifact, run.settings), store().manifest(artifact)
+        stage = manifest.stage
+        metrics[stage], folders[stage] = json.loads((folder / "metrics.json").read_text()), folder
+        executed = run.history / "stages" / f"{stage}.json"
+        seconds = json.loads(executed.read_text())["whole_seconds"] if executed.is_file() else 0.0
+        timings[stage] = StageTiming(seconds=seconds, cached=not executed.is_file())
+    mlflow = client(run.tracking_uri)
+    if "register" in metrics:
+        metrics["register"] |= _aliases_now(mlflow, metrics["register"])
+    timings["report"] = StageTiming(seconds=time.monotonic() - clock, cached=False)
+    about = {"profile": run.profile, "run": run.id, "commit": run.commit, "flyte execution": run.execution}
+    figures = RunFigures(metrics=metrics, timings=timings, folders=folders, links=_links(run), about=about)
+    run.history.mkdir(parents=True, exist_ok=True)
+    render(figures, out=run.history)
+    point_latest(run)
+    _close(mlflow, run, metrics, timings)
+    Deck("report", (run.history / "report.html").read_text())
+    executed_stages = [stage for stage, timing in timings.items() if not timing.cached]
+    say(f"executed: {', '.join(executed_stages)}; from the cache: {len(timings) - len(executed_stages)} stages")
+    say(f"report: {home() / 'latest' / 'report.html'}")
+    return str(run.history)
+
+
+def _aliases_now(mlflow, registered: dict) -> dict:  # type: ignore[no-untyped-def]
+    """The version's aliases after the rollout (the registration was made before it)."""
+    version = mlflow.get_model_version(registered["model"], str(registered["version"]))
+    return {"aliases": sorted(version.aliases)}
+
+
+def _links(run: Run) -> dict[str, str]:
+    links = {"store": str(store().root)}
+    if run.tracking_uri.startswith("http"):
+        links["mlflow"] = run.tracking_uri
+    return links
+
+
+def _close(mlflow, run: Run, metrics: dict, timings: dict) -> None:  # type: ignore[no-untyped-def]
+    """Log the headline figures, the times and the report to the parent run and end it."""
+    for stage in ("pretrain", "rl", "extract", "evaluate", "rollout"):
+        for name, value in flatten_metrics(metrics.get(stage, {})):
+            mlflow.log_metric(run.parent, f"{stage}/{name}", value)
+    cached = " ".join(stage for stage, timing in timings.items() if timing.cached)
+    mlflow.set_tag(run.parent, "stages_from_cache", cached)
+    for name in ("summary.json", "report.html"):
+        mlflow.log_artifact(run.parent, str(run.history / name))
+    mlflow.set_terminated(run.parent, "FINISHED")
