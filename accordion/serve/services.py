@@ -1,0 +1,256 @@
+"""The local services: an MLflow server and the Triton server, started once, health-checked, stopped together.
+
+What runs is recorded in `home()/services.json`, so that any process of the checkout finds it. A record whose
+process is gone is stale and counts as not running.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock
+
+from accordion.errors import AccordionError, ServiceError
+from accordion.home import home
+from accordion.observe import say
+from accordion.serve import repository
+from accordion.serve.client import Admin, EncoderClient
+from accordion.serve.rollout import SERVER, Release
+from accordion.serve.server import free_ports, log_tail, read_record, start, stop
+from accordion.store import atomic_write
+
+MLFLOW_PORT = 5000
+MLFLOW_START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+NAMES = ("mlflow", "triton")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mlflow:
+    url: str
+    pid: int
+    created: float
+    log: str
+
+    def process(self) -> psutil.Process | None:
+        try:
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        except psutil.NoSuchProcess:
+            pass
+        return None
+
+
+def up(names: tuple[str, ...] = NAMES) -> dict[str, dict[str, Any]]:
+    """Start what is not running yet, wait until it answers, and give `status()`; a second call starts nothing.
+
+    Ports are MLflow's 5000 and Triton's 8000, 8001, 8002, or free ones when those are in use. Triton comes back
+    with the encoder versions that the last rollout left, and the traffic pinned as it was.
+
+    Raises:
+        ServiceError: a service does not come up; the text names its log.
+    """
+    _known(names)
+    with _lock():
+        waiting = _start_mlflow() if "mlflow" in names else None
+        try:
+            if "triton" in names:
+                _start_triton()
+        finally:
+            if waiting is not None:
+                _wait_for_mlflow(*waiting)
+        _write_services()
+    return status()
+
+
+def down(names: tuple[str, ...] = NAMES) -> list[str]:
+    """Stop the services; returns the names of those that were running."""
+    _known(names)
+    stopped = []
+    with _lock():
+        if "triton" in names and stop(SERVER):
+            stopped.append("triton")
+        if "mlflow" in names and _stop_mlflow():
+            stopped.append("mlflow")
+        _write_services()
+    return stopped
+
+
+def status() -> dict[str, dict[str, Any]]:
+    """For each service: `running` and, when it was started, its addresses, `pid` and `log`; for Triton also the
+    pinned versions of the encoder and which versions are READY."""
+    found: dict[str, dict[str, Any]] = {name: {"running": False} for name in NAMES}
+    mlflow = _read_mlflow()
+    if mlflow is not None and mlflow.process() is not None:
+        found["mlflow"] = {"running": answers(f"{mlflow.url}/health"), **_public(asdict(mlflow))}
+    record = read_record(SERVER)
+    if record is not None and record.alive():
+        found["triton"] = {
+            "running": answers(f"http://{record.http}/v2/health/ready"),
+            **_public(asdict(record)),
+            "pins": asdict(Release("encoder").router.pins()),
+        }
+        if found["triton"]["running"]:
+            with Admin(record) as admin:
+                found["triton"]["ready"] = [f"{name}/{v}" for (name, v), s in admin.states().items() if s == "READY"]
+    return found
+
+
+def service_urls() -> dict[str, str]:
+    """Addresses of the running services: `mlflow` (URL), `triton_http`, `triton_grpc`, `triton_metrics` (host:port).
+
+    Raises:
+        ServiceError: one of them is not running.
+    """
+    mlflow, record = _read_mlflow(), read_record(SERVER)
+    down_now = [
+        name
+        for name, alive in (
+            ("MLflow", mlflow is not None and mlflow.process() is not None),
+            ("Triton", record is not None and record.alive()),
+        )
+        if not alive
+    ]
+    if down_now or mlflow is None or record is None:
+        raise ServiceError(f"{' and '.join(down_now)} not running; start the services with `accordion up`")
+    return {
+        "mlflow": mlflow.url,
+        "triton_http": record.http,
+        "triton_grpc": record.grpc,
+        "triton_metrics": record.metrics,
+    }
+
+
+def answers(url: str) -> bool:
+    """Whether `url` answers with success within two seconds."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return 200 <= answer.status < 300
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def _known(names: tuple[str, ...]) -> None:
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        raise ServiceError(f"no service {', '.join(unknown)}; there are: {', '.join(NAMES)}")
+
+
+def _lock() -> FileLock:
+    home().mkdir(parents=True, exist_ok=True)
+    return FileLock(home() / ".services.lock", timeout=MLFLOW_START_SECONDS + 60)
+
+
+def _state() -> Path:
+    return home() / "services" / "mlflow.json"
+
+
+def _read_mlflow() -> _Mlflow | None:
+    return _Mlflow(**json.loads(_state().read_text())) if _state().is_file() else None
+
+
+def _start_mlflow() -> tuple[_Mlflow, subprocess.Popen[bytes]] | None:
+    """Start the MLflow server unless it runs; the caller waits for it, and may do other work first."""
+    running = _read_mlflow()
+    if running is not None and running.process() is not None and answers(f"{running.url}/health"):
+        return None
+    _stop_mlflow()
+    folder, log = home() / "mlflow", home() / "logs" / "mlflow.log"
+    for path in (folder / "artifacts", log.parent, _state().parent):
+        path.mkdir(parents=True, exist_ok=True)
+    (port,) = free_ports((MLFLOW_PORT,))
+    say(f"services: starting MLflow on port {port}")
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables, cwd=folder,
+            start_new_session=True,
+        )  # fmt: skip
+    record = _Mlflow(
+        url=f"http://127.0.0.1:{port}", pid=process.pid, created=psutil.Process(process.pid).create_time(), log=str(log)
+    )
+    atomic_write(_state(), json.dumps(asdict(record), indent=1))
+    return record, process
+
+
+def _wait_for_mlflow(record: _Mlflow, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + MLFLOW_START_SECONDS
+    while time.monotonic() < deadline:
+        if answers(f"{record.url}/health"):
+            return
+        if process.poll() is not None:
+            _state().unlink(missing_ok=True)
+            raise ServiceError(
+                f"the MLflow server ended with code {process.returncode} while starting; log {record.log}:\n"
+                f"{log_tail(record.log)}"
+            )
+        time.sleep(0.1)
+    _stop_mlflow()
+    raise ServiceError(f"the MLflow server did not answer within {MLFLOW_START_SECONDS:.0f} s; log {record.log}")
+
+
+def _stop_mlflow() -> bool:
+    record = _read_mlflow()
+    process = record.process() if record is not None else None
+    if record is not None and process is not None:
+        process.terminate()
+        with contextlib.suppress(psutil.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(record.pid, signal.SIGKILL)
+    _state().unlink(missing_ok=True)
+    return process is not None
+
+
+def _start_triton() -> None:
+    record = read_record(SERVER)
+    if record is not None and record.alive() and answers(f"http://{record.http}/v2/health/ready"):
+        return
+    stop(SERVER)
+    say("services: starting Triton")
+    release = Release("encoder")
+    record = start(SERVER, release.repository)
+    if not (release.repository / release.model / "config.pbtxt").is_file():
+        return
+    served = repository.read_config(release.repository / release.model / "config.pbtxt")
+    pins = release.router.pins()
+    try:
+        with Admin(record) as admin, EncoderClient(record.grpc, release.router) as client:
+            admin.load(release.model)
+            if pins.stable is not None:
+                client.ask(["is the pinned version there"], pins.stable)
+    except AccordionError as error:
+        raise ServiceError(
+            f"Triton runs, but encoder versions {list(served.version_policy.specific.versions)} do not serve: {error}; "
+            "roll back with `accordion rollback`, or roll a version out again"
+        ) from None
+
+
+def _write_services() -> None:
+    """services.json: the addresses, process ids and logs of what runs; no secrets."""
+    record, mlflow = read_record(SERVER), _read_mlflow()
+    services = {
+        "mlflow": _public(asdict(mlflow)) if mlflow is not None else None,
+        "triton": _public(asdict(record)) if record is not None else None,
+    }
+    atomic_write(home() / "services.json", json.dumps(services, indent=1) + "\n")
+
+
+def _public(record: dict[str, Any]) -> dict[str, Any]:
+    shown = ("url", "http", "grpc", "metrics", "pid", "log")
+    return {key: record[key] for key in shown if key in record}
