@@ -86,7 +86,7 @@ def unfinished(model: str) -> dict[str, Any] | None:
 def reigns(model: str) -> list[Reign]:
     """Who was champion when, oldest first."""
     done = [entry for entry in entries(model) if entry["state"] == "done"]
-    ends = [entry["at"] for entry in done[1:]] + [None]
+    ends = [*(entry["at"] for entry in done[1:]), None][: len(done)]
     return [
         Reign(model, entry["version"], entry["at"], until, entry["action"], entry.get("reason", ""))
         for entry, until in zip(done, ends, strict=True)

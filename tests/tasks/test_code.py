@@ -11,7 +11,7 @@ FILES = {
     "accordion/a/__init__.py": "from accordion.a.one import first\nfrom accordion.a.two import second\n",
     "accordion/a/one.py": "import json\nfirst = 1\n",
     "accordion/a/two.py": "from accordion.shared import helper\nsecond = 2\n",
-    "accordion/stage.py": "from accordion.a import first\n\ndef run():\n    from accordion import lazy\n    return lazy\n",
+    "accordion/stage.py": "from accordion.a import first\ndef run():\n    from accordion import lazy\n",
     "accordion/lazy.py": "from . import deep\n",
     "accordion/deep.py": "import accordion.shared\n",
     "accordion/shared.py": "helper = 3\n",

@@ -1,4 +1,4 @@
-"""The runner: publishing, tracking, versions, cache, failures, restoring; with two toy stages and a real MLflow store."""
+"""The runner: publishing, tracking, versions, cache, failures, restoring; toy stages, real MLflow store."""
 
 import json
 import shutil
