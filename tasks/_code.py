@@ -40,14 +40,19 @@ def reachable(module: str, root: Path = ROOT) -> list[Path]:
         path = waiting.pop()
         if path not in seen:
             seen.add(path)
-            waiting.extend(_imports(path, root))
+            waiting.extend(_imports(path, root, path.stat().st_mtime_ns))
     return sorted(seen)
 
 
-def _imports(path: Path, root: Path) -> Iterator[Path]:
-    """Files that the source at `path` imports from `PACKAGES`."""
+@cache
+def _imports(path: Path, root: Path, changed_ns: int) -> tuple[Path, ...]:
+    """Files that the source at `path` imports from `PACKAGES`; `changed_ns` makes an edited file a new entry."""
+    return tuple(_find_imports(path, root, changed_ns))
+
+
+def _find_imports(path: Path, root: Path, changed_ns: int) -> Iterator[Path]:
     package = path.relative_to(root).with_suffix("").parts[:-1]
-    for node in ast.walk(_tree(path, path.stat().st_mtime_ns)):
+    for node in ast.walk(_tree(path, changed_ns)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 target = _file(alias.name, root)
@@ -100,5 +105,5 @@ def _files(path: Path) -> list[Path]:
 
 @cache
 def _tree(path: Path, changed_ns: int) -> ast.Module:
-    """The parsed source; `changed_ns` makes an edited file a new entry."""
+    """The parsed source."""
     return ast.parse(path.read_text(), filename=str(path))
