@@ -26,6 +26,7 @@ from accordion.serve.server import ServerRecord, read_record, throwaway
 from accordion.store import Manifest
 
 SERVER = "triton"
+PREFLIGHT = "triton-preflight"
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,6 @@ class _Rollout:
 
     def _preflight(self, version: int) -> None:
         """The version alone in a server of its own, on other ports: does it load and give what was evaluated?"""
-        name = f"{SERVER}-preflight"
         trial = home() / "triton" / "preflight"
         (trial / self.config.model).mkdir(parents=True, exist_ok=True)
         link = trial / self.config.model / str(version)
@@ -197,7 +197,7 @@ class _Rollout:
             old.unlink()
         link.symlink_to(self.release.repository / self.config.model / str(version))
         repository.write_config(trial, self.config.model, self._policy([version]))
-        with throwaway(name, trial) as record, Admin(record) as admin:
+        with throwaway(PREFLIGHT, trial) as record, Admin(record) as admin:
             admin.load(self.config.model)
             with EncoderClient(record.grpc, self.router, model=self.config.model) as client:
                 self._golden(version, client, "preflight")

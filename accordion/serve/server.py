@@ -25,7 +25,7 @@ from accordion.store import atomic_write
 
 DEFAULT_PORTS = (8000, 8001, 8002)  # HTTP, gRPC, metrics, as Triton has them
 ADMIN_KEY = "accordion-admin"  # header that must come with load and unload requests
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 _SHARED_MEMORY = Path("/dev/shm")
 
@@ -104,6 +104,7 @@ def start(name: str, repository: Path, *, ports: tuple[int, int, int] = DEFAULT_
         ServiceError: it did not come up or gave back other tensors than it got; the text names the log.
     """
     environment = triton_environment()
+    stop(name)  # one that a killed process left behind
     folder = state_folder(name)
     log = home() / "logs" / f"{name}.log"
     for path in (folder, log.parent, repository):

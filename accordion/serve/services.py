@@ -13,24 +13,25 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from accordion.errors import AccordionError, ServiceError
+from accordion.errors import AccordionError, RunLocked, ServiceError
 from accordion.home import home
 from accordion.observe import say
 from accordion.serve import repository
 from accordion.serve.client import Admin, EncoderClient
-from accordion.serve.rollout import SERVER, Release
-from accordion.serve.server import free_ports, log_tail, read_record, start, stop
+from accordion.serve.rollout import PREFLIGHT, SERVER, Release
+from accordion.serve.server import ServerRecord, free_ports, log_tail, read_record, start, stop
 from accordion.store import atomic_write
 
 MLFLOW_PORT = 5000
-MLFLOW_START_SECONDS = 120.0
+MLFLOW_START_SECONDS = 300.0
 STOP_SECONDS = 15.0
 NAMES = ("mlflow", "triton")
 
@@ -62,7 +63,7 @@ def up(names: tuple[str, ...] = NAMES) -> dict[str, dict[str, Any]]:
         ServiceError: a service does not come up; the text names its log.
     """
     _known(names)
-    with _lock():
+    with _locked():
         waiting = _start_mlflow() if "mlflow" in names else None
         try:
             if "triton" in names:
@@ -78,7 +79,8 @@ def down(names: tuple[str, ...] = NAMES) -> list[str]:
     """Stop the services; returns the names of those that were running."""
     _known(names)
     stopped = []
-    with _lock():
+    with _locked():
+        stop(PREFLIGHT)  # left behind when a rollout was killed
         if "triton" in names and stop(SERVER):
             stopped.append("triton")
         if "mlflow" in names and _stop_mlflow():
@@ -147,9 +149,15 @@ def _known(names: tuple[str, ...]) -> None:
         raise ServiceError(f"no service {', '.join(unknown)}; there are: {', '.join(NAMES)}")
 
 
-def _lock() -> FileLock:
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
     home().mkdir(parents=True, exist_ok=True)
-    return FileLock(home() / ".services.lock", timeout=MLFLOW_START_SECONDS + 60)
+    path = home() / ".services.lock"
+    try:
+        with FileLock(path, timeout=MLFLOW_START_SECONDS + 60):
+            yield
+    except Timeout:
+        raise RunLocked(f"{path}: another process is starting or stopping the services; try again later") from None
 
 
 def _state() -> Path:
@@ -173,7 +181,8 @@ def _start_mlflow() -> tuple[_Mlflow, subprocess.Popen[bytes]] | None:
     say(f"services: starting MLflow on port {port}")
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts"),
+        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
     variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with open(log, "ab") as output:
@@ -225,20 +234,47 @@ def _start_triton() -> None:
     say("services: starting Triton")
     release = Release("encoder")
     record = start(SERVER, release.repository)
-    if not (release.repository / release.model / "config.pbtxt").is_file():
+    _drop_abandoned_canary(release)
+    if (release.repository / release.model / "config.pbtxt").is_file():
+        _load_encoder(record, release)
+
+
+def _drop_abandoned_canary(release: Release) -> None:
+    """Traffic of a rollout that was killed goes back to the stable version until the rollout is run again."""
+    if release.router.pins().canary is None:
         return
-    served = repository.read_config(release.repository / release.model / "config.pbtxt")
-    pins = release.router.pins()
     try:
-        with Admin(record) as admin, EncoderClient(record.grpc, release.router) as client:
+        lock = release.lock()
+    except RunLocked:
+        return  # it is not abandoned: a rollout is under way
+    try:
+        release.router.drop_canary()
+    finally:
+        lock.release()
+
+
+def _load_encoder(record: ServerRecord, release: Release) -> None:
+    """Load the versions that config.pbtxt on disk names; what counts is that the pinned one answers.
+
+    Raises:
+        ServiceError: it does not.
+    """
+    repository.read_config(release.repository / release.model / "config.pbtxt")
+    stable = release.router.pins().stable
+    with Admin(record) as admin, EncoderClient(record.grpc, release.router, model=release.model) as client:
+        try:
             admin.load(release.model)
-            if pins.stable is not None:
-                client.ask(["is the pinned version there"], pins.stable)
-    except AccordionError as error:
-        raise ServiceError(
-            f"Triton runs, but encoder versions {list(served.version_policy.specific.versions)} do not serve: {error}; "
-            "roll back with `accordion rollback`, or roll a version out again"
-        ) from None
+        except AccordionError as error:
+            say(f"services: {error}")
+        if stable is None:
+            return
+        try:
+            client.ask(["does the pinned version answer"], stable)
+        except AccordionError as error:
+            raise ServiceError(
+                f"Triton runs, but encoder version {stable}, which is pinned, does not answer: {error}; go back to "
+                f"the version before with `python -m model_registry rollback`; log {record.log}"
+            ) from None
 
 
 def _write_services() -> None:

@@ -1,0 +1,5 @@
+"""`python -m accordion`: the command line."""
+
+from accordion.cli import app
+
+app()
