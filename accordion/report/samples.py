@@ -146,7 +146,7 @@ def reconstructions(run: RunFigures) -> list[Markup]:
     if corpus is None or not corpus.is_dir():
         return []
     media = []
-    vision = run.folders.get("train_vision_tokenizer")
+    vision = run.folders.get("vision_tokenizer")
     if vision is not None and vision.is_dir():
         originals, decoded = image_pairs(vision, corpus, count=14)
         if len(originals):

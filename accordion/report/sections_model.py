@@ -40,8 +40,8 @@ def _validation(run: RunFigures, stage: str) -> str:
 
 def tokenizers(run: RunFigures, summary: Summary) -> Section:
     rows = [
-        (stage.removeprefix("train_").removesuffix("_tokenizer"), name.replace("_", " "), number(value))
-        for stage in ("train_text_tokenizer", "train_vision_tokenizer", "train_audio_tokenizer")
+        (stage.removesuffix("_tokenizer"), name.replace("_", " "), number(value))
+        for stage in ("text_tokenizer", "vision_tokenizer", "audio_tokenizer")
         for name, value in flat(run.metrics.get(stage, {}))
     ]
     if not rows:

@@ -67,9 +67,9 @@ def metrics() -> dict[str, dict[str, Any]]:
     return {
         "ingest": {"text": 5210, "images": 600, "audio": 320, "video": 40, "quarantined": 2},
         "validate_data": {"expectations": 42, "successful": 42},
-        "train_text_tokenizer": {"vocabulary": 2048, "characters_per_token": 3.41},
-        "train_vision_tokenizer": {"loss": 0.02, "image": {"psnr": 19.4}, "video": {"psnr": 21.0}},
-        "train_audio_tokenizer": {"val_si_sdr_db": 4.2, "codebook_use": [0.9, 0.8], "kbit_per_second": 0.3},
+        "text_tokenizer": {"vocabulary": 2048, "characters_per_token": 3.41},
+        "vision_tokenizer": {"loss": 0.02, "image": {"psnr": 19.4}, "video": {"psnr": 21.0}},
+        "audio_tokenizer": {"val_si_sdr_db": 4.2, "codebook_use": [0.9, 0.8], "kbit_per_second": 0.3},
         "pretrain": {
             "val_loss_full": FULL,
             "val_loss_unigram": UNIGRAM,
@@ -123,8 +123,8 @@ def metrics() -> dict[str, dict[str, Any]]:
 
 def timings() -> dict[str, StageTiming]:
     seconds = {
-        "ingest": 9.1, "validate_data": 6.0, "train_text_tokenizer": 12.2, "train_vision_tokenizer": 71.0,
-        "train_audio_tokenizer": 48.3, "pack": 20.7, "validate_shards": 4.4, "pretrain": 214.9, "analyse": 6.3,
+        "ingest": 9.1, "validate_data": 6.0, "text_tokenizer": 12.2, "vision_tokenizer": 71.0,
+        "audio_tokenizer": 48.3, "pack": 20.7, "validate_shards": 4.4, "pretrain": 214.9, "analyse": 6.3,
         "sft": 30.2, "rl": 62.5, "extract": 9.9, "distil": 60.8, "evaluate": 21.6, "gate": 0.1, "register": 3.5,
         "rollout": 24.0,
     }  # fmt: skip
@@ -204,7 +204,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFigures:
             "analyse": root / "analysis",
             "pretrain": root / "checkpoint",
             "rl": root / "policy",
-            "train_vision_tokenizer": root / "vision",
+            "vision_tokenizer": root / "vision",
         },
         links={
             "endpoint": "http://127.0.0.1:8000/v2/models/encoder/versions/3/infer",
