@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from accordion.config.base import Settings
 
@@ -22,6 +22,8 @@ class ValidateConfig(Settings):
     minimum_rows: dict[str, int] = Field(
         default_factory=lambda: {"text": 500, "images": 100, "audio": 100, "video": 10}
     )
+    text_languages: tuple[str, ...] = ("en", "de", "fr", "es", "it", "ru", "ja", "zh")
+    audio_languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru")
     text_characters: tuple[int, int] = (1, 100_000)
     audio_seconds: tuple[float, float] = (0.1, 60.0)
 
@@ -29,8 +31,7 @@ class ValidateConfig(Settings):
 class TextTokenizerConfig(Settings):
     """Byte-level BPE over UTF-16BE (foundation model, section 2)."""
 
-    vocabulary: int = Field(2048, ge=300)
-    dropout: float = Field(0.1, ge=0, lt=1, description="BPE-dropout probability, training text only")
+    vocabulary: int = Field(2048, ge=400, description="16 control ids, 353 base tokens, the rest learned merges")
 
 
 class VisionTokenizerConfig(Settings):
@@ -75,6 +76,18 @@ class PackConfig(Settings):
     sequence: int = Field(512, ge=16, description="positions in a packed sequence")
     seed: int = 0
     passes: int = Field(1, ge=1, description="times the training text is encoded, each with its own BPE-dropout")
+    dropout: float = Field(0.1, ge=0, lt=1, description="BPE-dropout probability, training text only")
+    positions: int = Field(1_200_000, ge=1, description="positions of the training split, before padding")
+    shares: dict[Literal["text", "image", "video", "audio"], float] = Field(
+        default_factory=lambda: {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},
+        description="share of the training positions by kind of document; media repeat until they fill theirs",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> "PackConfig":
+        if set(self.shares) != {"text", "image", "video", "audio"} or abs(sum(self.shares.values()) - 1) > 1e-6:
+            raise ValueError("shares needs text, image, video and audio, adding up to 1")
+        return self
 
 
 class ValidateShardsConfig(Settings):

@@ -21,7 +21,24 @@ SPLIT = 13  # between a high and a low surrogate that are two characters of the 
 SPECIAL = 16  # ids below this are reserved
 SPECIAL_NAMES = tuple(
     f"<{name}>"
-    for name in "pad bos eos boi eoi bov eov boa eoa mask sep user assistant split reserved-14 reserved-15".split()
+    for name in [
+        "pad",
+        "bos",
+        "eos",
+        "boi",
+        "eoi",
+        "bov",
+        "eov",
+        "boa",
+        "eoa",
+        "mask",
+        "sep",
+        "user",
+        "assistant",
+        "split",
+        "reserved-14",
+        "reserved-15",
+    ]
 )
 FILE = "tokenizer.json"
 _CACHE_WORDS = 1 << 17

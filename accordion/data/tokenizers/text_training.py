@@ -13,6 +13,7 @@ from accordion.data.tokenizers.text import ALPHABET, SPECIAL_NAMES, TextTokenize
 from accordion.errors import DataError
 from accordion.observe import progress, say
 
+
 def train_text_tokenizer(config: TextTokenizerConfig, *, out: Path, corpus: Path) -> dict[str, Any]:
     """Learn the vocabulary on the training text of `corpus` and write `tokenizer.json` into `out`.
 

@@ -196,7 +196,8 @@ class VisionTokenizer(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into `folder`."""
-        save_file(self.state_dict(), Path(folder) / "model.safetensors")
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, Path(folder) / "model.safetensors")
         (Path(folder) / "config.json").write_text(self.config.model_dump_json(indent=1) + "\n")
 
     @classmethod
@@ -229,4 +230,6 @@ def load_weights(model: nn.Module, path: Path, stage: str) -> None:
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: does not fit its config.json or is damaged ({error}); run {stage} again") from None
+        raise ArtifactError(
+            f"{path}: does not fit its config.json or is damaged ({error}); run {stage} again"
+        ) from None

@@ -1,0 +1,167 @@
+"""Documents of text, images, video and speech as columns of positions: ids, codes, inputs, targets, Uni-RoPE."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
+from accordion.data.tokenizers.audio import AudioTokenizer
+from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, Dropout, TextTokenizer
+from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
+from accordion.errors import DataError
+
+Columns = dict[str, np.ndarray]
+EMPTY = {  # what a column holds where it does not apply
+    "modality": 0, "document": -1, "group": -1, "position": 0, "token": 0, "codes": -1, "scale": -1, "frame": -1,
+    "vision_input": 0, "target_token": -1, "target_bits": -1, "target_codes": -1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document: columns of (length, ...), groups counted from 0; `kind` is what its share is charged to."""
+
+    kind: str
+    columns: Columns
+
+    @property
+    def length(self) -> int:
+        return len(self.columns["token"])
+
+
+def empty_columns(shape: tuple[int, ...], bits: int, levels: int) -> Columns:
+    """Columns of `shape` positions holding their empty values, in the dtypes of the shards."""
+    width = {
+        "position": (3,),
+        "codes": (levels,),
+        "target_codes": (levels,),
+        "vision_input": (bits,),
+        "target_bits": (bits,),
+    }
+    return {name: np.full(shape + width.get(name, ()), EMPTY[name], kind) for name, (_, kind) in COLUMNS.items()}
+
+
+class Assembler:
+    """Turns tokenized parts into documents of at most `sequence` positions."""
+
+    def __init__(self, text: TextTokenizer, vision: VisionTokenizer, audio: AudioTokenizer, *, sequence: int) -> None:
+        self.text, self.vision, self.audio, self.sequence = text, vision, audio, sequence
+        self.bits, self.levels = vision.config.bits, audio.config.levels
+        clip = vision.config.frames * sum(side * side for side in vision.config.scales)
+        if clip + 4 > sequence:
+            raise DataError(
+                f"pack.sequence: {sequence} positions cannot hold a video clip of {clip} and its four control tokens; "
+                f"raise it to {clip + 4} or lower tokenizers.vision.frames"
+            )
+
+    def texts(self, text: str, dropout: Dropout | None = None) -> list[Document]:
+        """A text as one document, or as several if it is longer than a sequence."""
+        ids = self.text.encode(text, dropout=dropout)
+        room = self.sequence - 1
+        pieces = [ids[start : start + room] for start in range(0, len(ids) + 1, room)]
+        found = []
+        for number, piece in enumerate(pieces):
+            ending = [EOS] if number == len(pieces) - 1 else []
+            if piece or (ending and number == 0):
+                found.append(_Builder("text", self).tokens([BOS, *piece, *ending]).document())
+        return found
+
+    def image(self, caption: str, bits: Sequence[Tensor], *, image_first: bool) -> Document:
+        """`BOS caption BOI <image> EOI EOS`, or `BOS BOI <image> EOI caption EOS`; bits of one frame (1,1,h,h,D)."""
+        room = self.sequence - 4 - sum(grid.shape[2] ** 2 for grid in bits)
+        words = self.text.encode(caption)[:room]
+        builder = _Builder("image", self)
+        builder.tokens([BOS, BOI] if image_first else [BOS, *words, BOI]).vision(IMAGE, bits)
+        return builder.tokens([EOI, *words, EOS] if image_first else [EOI, EOS]).document()
+
+    def video(self, caption: str, bits: Sequence[Tensor]) -> Document:
+        """`BOS caption BOV <frames> EOV EOS`; bits of one clip (1,T,h,h,D)."""
+        room = self.sequence - 4 - bits[0].shape[1] * sum(grid.shape[2] ** 2 for grid in bits)
+        words = self.text.encode(caption)[:room]
+        return _Builder("video", self).tokens([BOS, *words, BOV]).vision(VIDEO, bits).tokens([EOV, EOS]).document()
+
+    def speech(self, transcript: str, codes: Tensor, *, audio_first: bool) -> Document:
+        """`BOS transcript BOA <frames> EOA EOS`, or audio first; frames (T,Q) that do not fit are cut."""
+        words = self.text.encode(transcript)[: self.sequence // 2]
+        frames = codes[: self.sequence - 4 - len(words)].numpy()
+        cut = len(frames) < len(codes)
+        builder = _Builder("audio", self)
+        builder.tokens([BOS, BOA] if audio_first else [BOS, *words, BOA]).speech(frames, cut=cut)
+        return builder.tokens([EOA, *words, EOS] if audio_first else [EOA, EOS]).document()
+
+
+class _Builder:
+    """Appends parts to a document, keeping count of positions and groups."""
+
+    def __init__(self, kind: str, assembler: Assembler) -> None:
+        self.kind, self.bits, self.levels = kind, assembler.bits, assembler.levels
+        self.codebook = assembler.audio.config.codebook
+        self.parts: list[Columns] = []
+        self.next_position = 0.0  # the next text or audio position, t = h = w
+        self.next_group = 0
+
+    def _add(self, length: int, modality: int, groups: np.ndarray) -> Columns:
+        part = empty_columns((length,), self.bits, self.levels)
+        part["modality"][:] = modality
+        part["group"][:] = self.next_group + groups
+        self.next_group += int(groups[-1]) + 1
+        self.parts.append(part)
+        return part
+
+    def _advance(self, part: Columns) -> None:
+        length = len(part["token"])
+        part["position"][:] = (self.next_position + np.arange(length))[:, None]
+        self.next_position += length
+
+    def tokens(self, ids: list[int]) -> "_Builder":
+        """Text and control ids; each predicts the next id of this run."""
+        part = self._add(len(ids), TEXT, np.arange(len(ids)))
+        self._advance(part)
+        part["token"][:] = ids
+        part["target_token"][:-1] = ids[1:]
+        return self
+
+    def speech(self, frames: np.ndarray, *, cut: bool) -> "_Builder":
+        """Audio frames (T,Q): BOA predicts the first, each frame the next, the last one end-of-audio unless cut."""
+        part = self._add(len(frames), AUDIO, np.arange(len(frames)))
+        self._advance(part)
+        self.parts[-2]["target_codes"][-1] = frames[0]
+        part["codes"][:] = frames
+        part["target_codes"][:-1] = frames[1:]
+        part["target_codes"][-1] = -1 if cut else self.codebook
+        return self
+
+    def vision(self, modality: int, bits: Sequence[Tensor]) -> "_Builder":
+        """Frames of bits (1,T,h,h,D), frame by frame and scale by scale; a scale is one group."""
+        inputs, _ = accumulate(bits)
+        frames, side = bits[-1].shape[1:3]
+        heights = [grid.shape[2] for grid in bits]
+        sizes = np.array([height * height for height in heights])
+        scale = np.tile(np.repeat(np.arange(len(bits)), sizes), frames)
+        frame = np.repeat(np.arange(frames), sizes.sum())
+        part = self._add(len(scale), modality, frame * len(bits) + scale)
+        part["scale"][:], part["frame"][:] = scale, frame
+        part["vision_input"][:] = _in_order(inputs)
+        part["target_bits"][:] = _in_order(bits)
+        grid = np.concatenate([_centres(height, side) for height in heights])  # (positions of a frame, 2)
+        part["position"][:, 0] = self.next_position + frame
+        part["position"][:, 1:] = self.next_position + np.tile(grid, (frames, 1))
+        self.next_position += max(frames, side)
+        return self
+
+    def document(self) -> Document:
+        return Document(self.kind, {name: np.concatenate([part[name] for part in self.parts]) for name in COLUMNS})
+
+
+def _in_order(grids: Sequence[Tensor]) -> np.ndarray:
+    """Per-scale (1,T,h,h,D) -> (positions, D), frame by frame, coarse to fine, rows first."""
+    flat = [grid[0].flatten(1, 2).numpy() for grid in grids]  # (T, h*h, D)
+    return np.concatenate(flat, axis=1).reshape(-1, flat[0].shape[-1])
+
+
+def _centres(height: int, side: int) -> np.ndarray:
+    """(h, w) of a scale's tokens in units of the finest: the centre of the area each covers, (height^2, 2)."""
+    line = (np.arange(height) + 0.5) * side / height - 0.5
+    return np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
