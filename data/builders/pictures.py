@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import av
-from builders.packages import Packages
-from builders.write import json_lines, rank, write_zip
 from fontTools.ttLib import TTFont
 from PIL import Image
+
+from builders.packages import Packages
+from builders.write import json_lines, rank, write_zip
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "ru", "ja", "zh")
 SIDE = 32

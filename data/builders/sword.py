@@ -3,7 +3,6 @@
 import re
 import struct
 import zlib
-from pathlib import Path
 
 from builders.packages import Packages
 

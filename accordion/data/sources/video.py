@@ -49,7 +49,7 @@ def cut(film: np.ndarray, validation_share: float) -> list[tuple[str, str, np.nd
     clips = []
     for start in range(count - span + 1):
         inside = val[start : start + span]
-        if inside.any() != inside.all() or not inside.all() and start % TIME_STRIDE:
+        if inside.any() != inside.all() or (not inside.all() and start % TIME_STRIDE):
             continue
         split = "val" if inside.all() else "train"
         for top in range(0, height - SIDE + 1, SPACE_STRIDE):
