@@ -1,0 +1,1 @@
+"""Post-training: supervised fine-tuning, then reinforcement learning with verifiable rewards."""
