@@ -16,16 +16,15 @@ STYLE = """<style>.acc{font:14px/1.5 system-ui,sans-serif;color:#222;max-width:1
 def render(
     title: str,
     about: Mapping[str, str],
-    figures: Sequence[tuple[str, float]],
+    figures: str,
     curves: Curves,
     pages: Sequence[Path] = (),
 ) -> str:
-    """HTML of a stage's deck."""
+    """HTML of a stage's deck; `figures` is the report's HTML fragment of the stage."""
     parts = [STYLE, f'<div class="acc"><h2>{escape(title)}</h2>', _table(about.items())]
     if curves:
         parts.append("<h3>Curves</h3>" + "".join(_curve(name, points) for name, points in sorted(curves.items())))
-    if figures:
-        parts.append("<h3>Figures</h3>" + _table((name, f"{value:,.5g}") for name, value in figures))
+    parts.append(figures)
     parts += [f'<h3>{escape(page.name)}</h3><iframe srcdoc="{escape(page.read_text())}"></iframe>' for page in pages]
     return "\n".join([*parts, "</div>"])
 

@@ -26,14 +26,14 @@ from flytekit.core.context_manager import FlyteContextManager
 from flytekit.exceptions.user import FlyteRecoverableException
 
 from accordion.config import Settings
-from accordion.errors import AccordionError, DataError, ServiceError
+from accordion.errors import AccordionError, DataError, ServiceError, ValidationFailed
 from accordion.home import home
 from accordion.observe import listening, say
 from accordion.store import Artifact, atomic_write
 from tasks import _deck
 from tasks._code import ROOT, code_version
 from tasks._run import Run, resolve, store, versions
-from tasks._tracking import StageTracker, flatten_metrics, tracked
+from tasks._tracking import StageTracker, tracked
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -82,7 +82,7 @@ class Stage:
         self, *, requests: Resources, retries: int = 2, **options: Any
     ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
         """Make the decorated function a Flyte task: cached, with resources, retries of recoverable errors, a deck."""
-        return task(  # type: ignore[return-value]
+        return task(
             cache=Cache(version=self.code, ignored_inputs=IGNORED, serialize=True),
             requests=requests,
             retries=retries,
@@ -109,12 +109,14 @@ class Stage:
     def _run(self, run: Run, config: str, inputs: Mapping[str, Artifact]) -> Artifact:
         settings = self.section.from_json(config)
         folders: dict[str, Path] = {name: resolve(artifact, run.settings) for name, artifact in inputs.items()}
+        from accordion.report.deck import deck as sections  # draws with matplotlib: only where a stage is executed
+
         say(f"== {self.name}")
         started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
         tags = {"git_commit": run.commit, "code_version": self.code, "flyte_execution": run.execution}
         tags |= {f"input.{name}": str(artifact) for name, artifact in inputs.items()}
         tracker = StageTracker(run.tracking_uri, run.parent, self.name, self._description, tags)
-        with tracked(tracker), store().staging(self.name) as out, self._kept_on_failure(out):
+        with tracked(tracker), store().staging(self.name) as out, self._kept_on_failure(out, tracker):
             tracker.params(json.loads(config))
             curves: dict[str, list[tuple[int, float]]] = {}
             metrics, measured = self._call(settings, out, folders, self._identity(config, inputs), run, tracker, curves)
@@ -128,7 +130,7 @@ class Stage:
             tags = {"artifact": str(artifact), "dvc": version.hash, "bytes": str(version.bytes)}
             pages = [folder / page for page in self.pages]
             about = {**tags, "seconds": f"{measured['seconds']:.1f}", "git commit": run.commit, "config": config}
-            deck = _deck.render(self.name, about, list(flatten_metrics(metrics)), curves, pages)
+            deck = _deck.render(self.name, about, sections(self.name, metrics, folder), curves, pages)
             self._write_deck(run, deck)
             files = [folder / METRICS, *pages, *(folder / name for name in self.files)]
             tracker.finish(metrics, tags, [*files, run.history / "decks" / f"{self.name}.html"])
@@ -190,7 +192,7 @@ class Stage:
         return (sys.modules[self.function.__module__].__doc__ or self.runs).strip().splitlines()[0]
 
     @contextmanager
-    def _kept_on_failure(self, out: Path) -> Iterator[None]:
+    def _kept_on_failure(self, out: Path, tracker: StageTracker) -> Iterator[None]:
         """Move what a failing stage had written to `home()/failures/` and name the place in the error."""
         try:
             yield
@@ -200,6 +202,9 @@ class Stage:
             kept = home() / "failures" / f"{self.name}-{time.strftime('%Y%m%d-%H%M%S')}"
             kept.parent.mkdir(exist_ok=True)
             os.rename(out, kept)
+            if isinstance(error, ValidationFailed):
+                for path in sorted(kept.iterdir()):
+                    tracker.client.log_artifact(tracker.run_id, str(path))
             note = f"stage {self.name} failed; what it had written is kept in {kept}"
             if isinstance(error, AccordionError):
                 error.args = (f"{error}\n{note}",)

@@ -1,6 +1,7 @@
 """MLflow tracking: one parent run for an execution, one child run for each stage that was executed."""
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -40,6 +41,7 @@ def client(uri: str) -> Any:
             raise ServiceError(
                 f"MLflow does not answer at {uri} ({error}); start the services with `make up`"
             ) from None
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)

@@ -2,6 +2,8 @@
 
 import json
 import time
+from pathlib import Path
+from typing import Any
 
 from flytekit import Deck, Resources, task
 
@@ -10,8 +12,6 @@ from accordion.observe import say
 from accordion.store import Artifact
 from tasks._run import Run, point_latest, resolve, store
 from tasks._tracking import client, flatten_metrics
-
-ABSENT = "withheld"  # the kind that stands for a rollout that did not happen
 
 
 @task(requests=Resources(cpu="1", mem="2Gi"), enable_deck=True, deck_fields=())
@@ -22,7 +22,9 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
     from accordion.report.summary import StageTiming
 
     clock = time.monotonic()
-    metrics, folders, timings = {}, {}, {}
+    metrics: dict[str, Any] = {}
+    folders: dict[str, Path] = {}
+    timings: dict[str, StageTiming] = {}
     for artifact in artifacts:
         folder, manifest = resolve(artifact, run.settings), store().manifest(artifact)
         stage = manifest.stage
@@ -35,7 +37,9 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
         metrics["register"] |= _aliases_now(mlflow, metrics["register"])
     timings["report"] = StageTiming(seconds=time.monotonic() - clock, cached=False)
     about = {"profile": run.profile, "run": run.id, "commit": run.commit, "flyte execution": run.execution}
-    figures = RunFigures(metrics=metrics, timings=timings, folders=folders, links=_links(run), about=about)
+    figures = RunFigures(
+        metrics=metrics, timings=timings, folders=folders, links=_links(run, "rollout" in metrics), about=about
+    )
     run.history.mkdir(parents=True, exist_ok=True)
     render(figures, out=run.history)
     point_latest(run)
@@ -47,20 +51,25 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
     return str(run.history)
 
 
-def _aliases_now(mlflow, registered: dict) -> dict:  # type: ignore[no-untyped-def]
+def _aliases_now(mlflow: Any, registered: dict[str, Any]) -> dict[str, Any]:
     """The version's aliases after the rollout (the registration was made before it)."""
     version = mlflow.get_model_version(registered["model"], str(registered["version"]))
     return {"aliases": sorted(version.aliases)}
 
 
-def _links(run: Run) -> dict[str, str]:
+def _links(run: Run, served: bool) -> dict[str, str]:
     links = {"store": str(store().root)}
     if run.tracking_uri.startswith("http"):
         links["mlflow"] = run.tracking_uri
+    if served:
+        from accordion.serve.services import service_urls
+
+        links["endpoint"] = run.settings.services.triton_http or service_urls()["triton_http"]
+        links["example"] = 'accordion query "how do I freeze the first row"'
     return links
 
 
-def _close(mlflow, run: Run, metrics: dict, timings: dict) -> None:  # type: ignore[no-untyped-def]
+def _close(mlflow: Any, run: Run, metrics: dict[str, Any], timings: dict[str, Any]) -> None:
     """Log the headline figures, the times and the report to the parent run and end it."""
     for stage in ("pretrain", "rl", "extract", "evaluate", "rollout"):
         for name, value in flatten_metrics(metrics.get(stage, {})):

@@ -39,12 +39,12 @@ def end_to_end(profile: str = "smoke", overrides: list[str] = []) -> str:  # noq
     vision = vision_tokenizer(run=run, config=plan.vision_tokenizer, corpus=corpus)
     audio = audio_tokenizer(run=run, config=plan.audio_tokenizer, corpus=corpus)
     for tokenizer in (text, vision, audio):
-        valid >> tokenizer
+        valid >> tokenizer  # type: ignore[operator]  # a promise of Flyte
     shards = pack(run=run, config=plan.pack, corpus=corpus, text=text, vision=vision, audio=audio)
     valid_shards = validate_shards(run=run, config=plan.validate_shards, shards=shards)
 
     checkpoint = pretrain(run=run, config=plan.pretrain, shards=shards)
-    valid_shards >> checkpoint
+    valid_shards >> checkpoint  # type: ignore[operator]  # a promise of Flyte
     analysis = analyse(run=run, config=plan.analyse, checkpoint=checkpoint, shards=shards)
     tuned = sft(run=run, config=plan.sft, checkpoint=checkpoint, text=text, shards=shards)
     policy = rl(run=run, config=plan.rl, policy=tuned, text=text)
@@ -60,7 +60,7 @@ def end_to_end(profile: str = "smoke", overrides: list[str] = []) -> str:  # noq
     )
     release: Artifact = (
         conditional("gate_passed")
-        .if_(verdict.passed.is_true())
+        .if_(verdict.passed.is_true())  # type: ignore[attr-defined]  # a promise of Flyte
         .then(rollout(run=run, config=plan.rollout, registration=registration, encoder=encoder, corpus=corpus))
         .else_()
         .then(withhold(run=run, config=plan.rollout, registration=registration, verdict=verdict.artifact))

@@ -25,7 +25,7 @@ def data_only(profile: str = "smoke", overrides: list[str] = []) -> str:  # noqa
     vision = vision_tokenizer(run=run, config=plan.vision_tokenizer, corpus=corpus)
     audio = audio_tokenizer(run=run, config=plan.audio_tokenizer, corpus=corpus)
     for tokenizer in (text, vision, audio):
-        valid >> tokenizer
+        valid >> tokenizer  # type: ignore[operator]  # a promise of Flyte
     shards = pack(run=run, config=plan.pack, corpus=corpus, text=text, vision=vision, audio=audio)
     valid_shards = validate_shards(run=run, config=plan.validate_shards, shards=shards)
     return report(run=run, artifacts=[corpus, valid, text, vision, audio, shards, valid_shards])
