@@ -1,0 +1,1 @@
+"""Retrieval: the encoder cut out of the family, its training, its export, search, and its examination."""
