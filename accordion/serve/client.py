@@ -174,8 +174,8 @@ def explain(error: InferenceServerException, what: str) -> DataError | ServiceEr
     """The error of this library that says what Triton said: DataError when the request was at fault."""
     status = error.status() or ""
     message = " ".join(error.message().partition("\n\nAt:\n")[0].split())  # without the stub's traceback
-    if status == "StatusCode.UNAVAILABLE" and "failed to connect" in message.lower():
-        return ServiceError(f"{what}: not reachable; start it with `accordion up`")
+    if status == "StatusCode.UNAVAILABLE" and "unknown model" not in message:  # the transport's word, not Triton's
+        return ServiceError(f"{what}: not reachable ({message[:120]}); start it with `accordion up`")
     if status in _REFUSED:
         return DataError(f"{what}: {message}")
     return ServiceError(f"{what}: {message} ({status or 'no status'})")

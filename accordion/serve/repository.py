@@ -75,6 +75,14 @@ def write_config(repository: Path, model: str, text: str) -> None:
     read_config(repository / model / "config.pbtxt")
 
 
+def write_versions(repository: Path, model: str, versions: Iterable[int]) -> None:
+    """Make `model`'s config.pbtxt serve exactly `versions`, everything else as it is."""
+    config = read_config(repository / model / "config.pbtxt")
+    del config.version_policy.specific.versions[:]
+    config.version_policy.specific.versions.extend(sorted(versions))
+    write_config(repository, model, text_format.MessageToString(config))
+
+
 def write_echo(repository: Path) -> None:
     """Put the echo model into the repository; nothing happens when it is there already."""
     target = repository / ECHO / "1"

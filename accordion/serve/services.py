@@ -227,16 +227,34 @@ def _stop_mlflow() -> bool:
 
 
 def _start_triton() -> None:
+    release = Release("encoder")
     record = read_record(SERVER)
-    if record is not None and record.alive() and answers(f"http://{record.http}/v2/health/ready"):
-        return
+    if record is not None and record.alive():
+        if _serves(record, release):
+            return
+        say("services: Triton does not answer as it should and is started again")
     stop(SERVER)
     say("services: starting Triton")
-    release = Release("encoder")
     record = start(SERVER, release.repository)
     _drop_abandoned_canary(release)
     if (release.repository / release.model / "config.pbtxt").is_file():
         _load_encoder(record, release)
+
+
+def _serves(record: ServerRecord, release: Release) -> bool:
+    """Whether the server is ready and the pinned version answers: one whose stub died still says it is ready."""
+    if not answers(f"http://{record.http}/v2/health/ready"):
+        return False
+    stable = release.router.pins().stable
+    if stable is None:
+        return True
+    with EncoderClient(record.grpc, release.router, model=release.model) as client:
+        try:
+            client.ask(["does the pinned version answer"], stable)
+        except AccordionError as error:
+            say(f"services: {error}")
+            return False
+    return True
 
 
 def _drop_abandoned_canary(release: Release) -> None:
@@ -259,22 +277,40 @@ def _load_encoder(record: ServerRecord, release: Release) -> None:
     Raises:
         ServiceError: it does not.
     """
-    repository.read_config(release.repository / release.model / "config.pbtxt")
-    stable = release.router.pins().stable
+    pins = release.router.pins()
     with Admin(record) as admin, EncoderClient(record.grpc, release.router, model=release.model) as client:
         try:
+            repository.read_config(release.repository / release.model / "config.pbtxt")
             admin.load(release.model)
         except AccordionError as error:
             say(f"services: {error}")
-        if stable is None:
+            _load_one_by_one(admin, release)
+        if pins.stable is None:
             return
         try:
-            client.ask(["does the pinned version answer"], stable)
+            client.ask(["does the pinned version answer"], pins.stable)
         except AccordionError as error:
             raise ServiceError(
-                f"Triton runs, but encoder version {stable}, which is pinned, does not answer: {error}; go back to "
-                f"the version before with `python -m model_registry rollback`; log {record.log}"
+                f"Triton runs, but encoder version {pins.stable}, which is pinned, does not answer: {error}; go back "
+                f"to the version before with `python -m model_registry rollback`; log {record.log}"
             ) from None
+
+
+def _load_one_by_one(admin: Admin, release: Release) -> None:
+    """Load the pinned versions singly: in a fresh server one version that fails keeps all others out."""
+    pins = release.router.pins()
+    loaded: list[int] = []
+    for version in (pins.stable, pins.previous):
+        if version is None:
+            continue
+        try:
+            repository.write_versions(release.repository, release.model, [*loaded, version])
+            admin.load(release.model)
+            loaded.append(version)
+        except AccordionError as error:
+            say(f"services: {error}")
+    if loaded:
+        repository.write_versions(release.repository, release.model, loaded)
 
 
 def _write_services() -> None:
