@@ -33,14 +33,11 @@ class Document:
 
 def empty_columns(shape: tuple[int, ...], bits: int, levels: int) -> Columns:
     """Columns of `shape` positions holding their empty values, in the dtypes of the shards."""
-    width = {
-        "position": (3,),
-        "codes": (levels,),
-        "target_codes": (levels,),
-        "vision_input": (bits,),
-        "target_bits": (bits,),
+    width = {"position": 3, "codes": levels, "target_codes": levels, "vision_input": bits, "target_bits": bits}
+    return {
+        name: np.full(shape + ((width[name],) if name in width else ()), EMPTY[name], kind)
+        for name, (_, kind) in COLUMNS.items()
     }
-    return {name: np.full(shape + width.get(name, ()), EMPTY[name], kind) for name, (_, kind) in COLUMNS.items()}
 
 
 class Assembler:

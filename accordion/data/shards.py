@@ -22,11 +22,10 @@ def write_split(
         raise DataError(f"{folder.name}: no documents to pack; check the corpus' `{folder.name}` split")
     folder.mkdir(parents=True, exist_ok=True)
     count, length = len(sequences), assembler.sequence
-    sample = empty_columns((1,), assembler.bits, assembler.levels)
     files = {
-        name: open_memmap(folder / f"{name}.npy", "w+", dtype=sample[name].dtype, shape=(count, length, *sample[name].shape[1:]))
-        for name in COLUMNS
-    }  # fmt: skip
+        name: open_memmap(folder / f"{name}.npy", "w+", dtype=one.dtype, shape=(count, length, *one.shape[1:]))
+        for name, one in empty_columns((1,), assembler.bits, assembler.levels).items()
+    }
     for row, members in enumerate(progress(sequences, f"write {folder.name}", unit="sequences")):
         packed = empty_columns((length,), assembler.bits, assembler.levels)
         start = groups = 0

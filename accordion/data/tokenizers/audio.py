@@ -24,7 +24,7 @@ from accordion.errors import DataError
 SPECTRA = 8  # spectra of a frame
 MELS = 32
 WIDTH = 32  # of the quantized vector
-FLOOR = 1e-3  # magnitude below which nothing is heard (-60 dB of full scale)
+FLOOR = 5e-3  # magnitude (-46 dB of full scale) below which everything sounds like one silence
 
 
 def mel_filters(rate: int, bins: int) -> Tensor:
@@ -201,7 +201,7 @@ class AudioTokenizer(nn.Module):
 
 
 def scaled_log(magnitude: Tensor) -> Tensor:
-    """Log of magnitudes: FLOOR -> -1, 0.1 -> about 0.3."""
+    """Log of magnitudes: silence -> -1, full scale -> 1."""
     return (magnitude.clamp_min(0) + FLOOR).log() / -math.log(FLOOR) * 2 + 1
 
 

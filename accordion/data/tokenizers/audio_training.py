@@ -47,8 +47,8 @@ def load_clips(corpus: Path, split: str, config: AudioTokenizerConfig) -> list[T
         DataError: a clip has another rate, is empty, or the split has none.
     """
     table = pd.read_parquet(corpus / "audio.parquet", columns=["id", "pcm", "rate", "split"])
-    clips = [read_pcm(row.pcm, int(row.rate), str(row.id), config.sample_rate)
-             for row in table[table["split"] == split].itertuples()]  # fmt: skip
+    rows = table[table["split"] == split].itertuples()
+    clips = [read_pcm(row.pcm, int(row.rate), str(row.id), config.sample_rate) for row in rows]
     if not clips:
         raise DataError(f"{corpus}/audio.parquet: no {split} clips; the audio tokenizer needs some in each split")
     return clips
@@ -75,15 +75,15 @@ def _fit(model: AudioTokenizer, clips: list[Tensor], generator: torch.Generator)
     weights = torch.tensor([float(spectrum.shape[1]) for spectrum in spectra])
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
     start = round(config.steps * FREE_SHARE)
-    running = math.nan
+    losses: list[float] = []
     model.train()
-    for step in progress(range(config.steps), "audio tokenizer", unit="steps", note=lambda: f"loss {running:.4f}"):
+    for step in progress(range(config.steps), "audio tokenizer", unit="steps", note=lambda: _note(losses)):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * min((step + 1) / 20, 1.0, 1.05 - step / config.steps)
         if step == start:
             _place_codebooks(model, spectra, generator)
-        batch = torch.stack([_segment(spectra[i], generator) for i in
-                             torch.multinomial(weights, config.batch, replacement=True, generator=generator)])  # fmt: skip
+        drawn = torch.multinomial(weights, config.batch, replacement=True, generator=generator)
+        batch = torch.stack([_segment(spectra[i], generator) for i in drawn.tolist()])
         loss = codec_loss(model, batch, generator, quantized=step >= start)
         if not torch.isfinite(loss):
             raise TrainingDiverged(f"audio tokenizer: loss is {loss.item()} at step {step}; lower its learning_rate")
@@ -91,10 +91,19 @@ def _fit(model: AudioTokenizer, clips: list[Tensor], generator: torch.Generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        running = loss.item() if math.isnan(running) else 0.95 * running + 0.05 * loss.item()
+        losses.append(loss.item())
         if step % 10 == 0:
             record(step, {"loss/audio_tokenizer": loss.item()})
-    return running
+    return _recent(losses)
+
+
+def _recent(losses: list[float]) -> float:
+    """Mean of the last twenty losses."""
+    return sum(losses[-20:]) / max(len(losses[-20:]), 1)
+
+
+def _note(losses: list[float]) -> str:
+    return f"loss {_recent(losses):.4f}"
 
 
 def _segment(spectrum: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,8 @@
 
 A string is cut into words (letters with their leading space, single digits, runs of punctuation or
 white space); each word is BPE-encoded over its UTF-16BE code units, so no merge crosses a word, and bytes of
-code units are the fallback for any string. Light on purpose: the standard library and `tokenizers`, so that a server can use it.
+code units are the fallback for any string. Light on purpose: the standard library and `tokenizers`, so that
+a server can use it.
 """
 
 import json
@@ -10,6 +11,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,27 +21,10 @@ from accordion.errors import ArtifactError, DataError
 PAD, BOS, EOS, BOI, EOI, BOV, EOV, BOA, EOA, MASK, SEP, USER, ASSISTANT = range(13)
 SPLIT = 13  # between a high and a low surrogate that are two characters of the string and not a pair
 SPECIAL = 16  # ids below this are reserved
-SPECIAL_NAMES = tuple(
-    f"<{name}>"
-    for name in [
-        "pad",
-        "bos",
-        "eos",
-        "boi",
-        "eoi",
-        "bov",
-        "eov",
-        "boa",
-        "eoa",
-        "mask",
-        "sep",
-        "user",
-        "assistant",
-        "split",
-        "reserved-14",
-        "reserved-15",
-    ]
-)
+SPECIAL_NAMES = (
+    "<pad>", "<bos>", "<eos>", "<boi>", "<eoi>", "<bov>", "<eov>", "<boa>", "<eoa>", "<mask>", "<sep>",
+    "<user>", "<assistant>", "<split>", "<reserved-14>", "<reserved-15>",
+)  # fmt: skip
 FILE = "tokenizer.json"
 _CACHE_WORDS = 1 << 17
 _VARIANTS = 8  # BPE-dropout samples kept for each distinct word
@@ -169,7 +154,7 @@ class TextTokenizer:
     def _encode_word(self, word: str) -> list[int]:
         if len(word) > 1 and "\ud800" <= word[0] <= "\udfff":
             ids = [token.id for token in self._model.tokenize(to_characters(word[0]))]
-            for before, after in zip(word, word[1:], strict=False):
+            for before, after in pairwise(word):
                 if before <= "\udbff" < after:
                     ids.append(SPLIT)
                 ids += [token.id for token in self._model.tokenize(to_characters(after))]

@@ -55,8 +55,12 @@ def fit(config: TextTokenizerConfig, texts: list[str]) -> TextTokenizer:
 
 
 def _words(texts: list[str]) -> Iterator[str]:
+    written: dict[str, str] = {}
     for text in progress(texts, "text tokenizer", unit="texts"):
-        yield " ".join(to_characters(word) for word in split_words(text))
+        words = split_words(text)
+        for word in set(words) - written.keys():
+            written[word] = to_characters(word)
+        yield " ".join([written[word] for word in words])
 
 
 def measure(tokenizer: TextTokenizer, corpus: Path) -> dict[str, Any]:

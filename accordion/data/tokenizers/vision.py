@@ -82,7 +82,7 @@ def accumulate(bits: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
 
 def quantize(latent: Tensor, scales: Sequence[int]) -> list[Tensor]:
     """Signs of the residual at each scale: (B,T,side,side,D) -> for each scale uint8 (B,T,h,h,D)."""
-    count, frames, side, _, _ = latent.shape
+    count, frames = latent.shape[:2]
     residual = latent.flatten(0, 1)
     bits = []
     for scale, height in enumerate(scales):
@@ -186,7 +186,8 @@ class VisionTokenizer(nn.Module):
         size = self.config.image_size
         if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, size, size) or not frames.shape[1]:
             raise DataError(
-                f"frames of shape {tuple(frames.shape)}: wants (batch, frames, 3, {size}, {size}); resize the image first"
+                f"frames of shape {tuple(frames.shape)}: wants (batch, frames, 3, {size}, {size}); "
+                "resize the image first"
             )
         if not frames.is_floating_point():
             raise DataError(f"frames of type {frames.dtype}: wants floats in [0, 1]; divide bytes by 255")
@@ -230,6 +231,4 @@ def load_weights(model: nn.Module, path: Path, stage: str) -> None:
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{path}: does not fit its config.json or is damaged ({error}); run {stage} again"
-        ) from None
+        raise ArtifactError(f"{path}: does not fit its config.json, or damaged ({error}); run {stage} again") from None

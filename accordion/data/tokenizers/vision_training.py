@@ -55,9 +55,8 @@ def train_vision_tokenizer(config: VisionTokenizerConfig, *, out: Path, corpus: 
 def load_pictures(corpus: Path, split: str, config: VisionTokenizerConfig) -> Pictures:
     """Read one split of images.parquet and video.parquet."""
     images = pd.read_parquet(corpus / "images.parquet", columns=["id", "png", "split"])
-    pixels = [
-        read_png(row.png, str(row.id), config.image_size) for row in images[images["split"] == split].itertuples()
-    ]
+    rows = images[images["split"] == split].itertuples()
+    pixels = [read_png(row.png, str(row.id), config.image_size) for row in rows]
     video = pd.read_parquet(corpus / "video.parquet", columns=["id", "frames", "n", "height", "width", "split"])
     rows = video[video["split"] == split].itertuples()
     clips = [clip for row in rows for clip in read_clips(row, config.image_size, config.frames)]
@@ -96,9 +95,7 @@ def read_clips(row: Any, size: int, frames: int) -> Iterator[Tensor]:
     if len(row.frames) != wanted:
         raise DataError(f"video {row.id}: {len(row.frames)} bytes; {row.n} frames of its size are {wanted} bytes")
     if (row.height, row.width) != (size, size):
-        raise DataError(
-            f"video {row.id}: frames of {row.height}x{row.width}; wants {size}x{size}, as ingest makes them"
-        )
+        raise DataError(f"video {row.id}: frames of {row.height}x{row.width}; wants {size}x{size}; run ingest again")
     if row.n < frames:
         raise DataError(f"video {row.id}: {row.n} frames; a clip has {frames}, set tokenizers.vision.frames")
     pixels = np.frombuffer(row.frames, np.uint8).reshape(row.n, size, size, 3)
@@ -112,9 +109,9 @@ def _fit(model: VisionTokenizer, pictures: Pictures, generator: torch.Generator)
     flat = pictures.clips.flatten(0, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
     turn = round(config.steps * 0.75)
-    running = math.nan
+    losses: list[float] = []
     model.train()
-    for step in progress(range(config.steps), "vision tokenizer", unit="steps", note=lambda: f"loss {running:.4f}"):
+    for step in progress(range(config.steps), "vision tokenizer", unit="steps", note=lambda: _note(losses)):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config.steps)
         half = config.batch // 2
@@ -132,10 +129,19 @@ def _fit(model: VisionTokenizer, pictures: Pictures, generator: torch.Generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        running = loss.item() if math.isnan(running) else 0.95 * running + 0.05 * loss.item()
+        losses.append(loss.item())
         if step % 10 == 0:
             record(step, {"loss/vision_tokenizer": loss.item()})
-    return running
+    return _recent(losses)
+
+
+def _recent(losses: list[float]) -> float:
+    """Mean of the last twenty losses."""
+    return sum(losses[-20:]) / max(len(losses[-20:]), 1)
+
+
+def _note(losses: list[float]) -> str:
+    return f"loss {_recent(losses):.4f}"
 
 
 def _draw(items: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -168,7 +174,7 @@ def reconstruction_loss(model: VisionTokenizer, frames: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(model: VisionTokenizer, frames: Tensor) -> dict[str, Any]:
-    """PSNR (dB, over all pixels) with all scales and with the first k, bit entropy in bits, bits never or always set."""
+    """PSNR (dB, over all pixels) with all scales and the first k, bit entropy in bits, bits never or always set."""
     clips = frames.float() / 255
     bits = [torch.cat(parts) for parts in zip(*(model.encode(part) for part in clips.split(64)), strict=True)]
     psnr = []
