@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -28,8 +29,8 @@ def main(
 ) -> None:
     """Measure two ways to do the same thing side by side and print their ratios."""
     if listing:
-        for known, module in BENCHMARKS.items():
-            typer.echo(f"{known:15} {description(module)}")
+        for known, path in BENCHMARKS.items():
+            typer.echo(f"{known:15} {description(path)}")
         return
     if name is None:
         fail(f"name a benchmark: {', '.join(BENCHMARKS)} (`python -m benchmarks --list` describes them)")
@@ -45,7 +46,7 @@ def main(
         rows: list[Row] = module.run(repeats or module.REPEATS)
     except AccordionError as error:
         fail(str(error))
-    show(f"{name}: {description(BENCHMARKS[name])}", rows, Console())
+    show(f"{name}: {description(BENCHMARKS[name])}", rows, Console(width=None if sys.stdout.isatty() else 140))
     if json_file is not None:
         write_json(json_file, name, facts, rows)
         typer.echo(f"written: {json_file}")

@@ -19,7 +19,7 @@ from flytekit import workflow
 
 from accordion.config.data import IngestConfig, TextTokenizerConfig, VisionTokenizerConfig
 from accordion.config.runtime import RuntimeConfig, ServicesConfig
-from accordion.serve.services import down, service_urls, up
+from accordion.serve.services import down, up
 from accordion.store import Artifact
 from benchmarks.harness import Figures, Row, paired
 from tasks._run import Run, new_run_id, use_home_cache
@@ -48,10 +48,10 @@ def run(repeats: int) -> list[Row]:
     base = Path(tempfile.mkdtemp(prefix="accordion-orchestration-"))
     try:
         with at_home(base / "services"):
-            up(("mlflow",))
+            mlflow = up(("mlflow",))["mlflow"]["url"]
             try:
                 reruns: list[float] = []
-                ours = workflow_side(base, service_urls()["mlflow"], reruns)
+                ours = workflow_side(base, mlflow, reruns)
                 return compare(ours, plain_side(base), reruns, repeats, len(STAGES))
             finally:
                 down(("mlflow",))

@@ -8,13 +8,13 @@ from accordion.report.words import interval, number
 _NAMES = {"encoder": "this model", "untrained": "before training", "bm25": "BM25", "fusion": "this model + BM25"}
 
 
-def model_card(summary: Summary, *, name: str, lineage: Mapping[str, str], encoder: Mapping[str, object]) -> str:
+def model_card(summary: Summary, *, name: str, lineage: str, encoder: Mapping[str, object]) -> str:
     """The card of one version.
 
     Args:
         summary: the run's figures; what it lacks is left out of the card.
         name: of the registered model.
-        lineage: what it was made from, name -> `kind:digest`, commit or run id.
+        lineage: what it was made from, as plain lines (the tree that `accordion inspect` prints).
         encoder: the encoder's contract (dimension, pooling, prefixes, most tokens, ...), as in contract.json.
     """
     parts = [
@@ -42,7 +42,7 @@ def model_card(summary: Summary, *, name: str, lineage: Mapping[str, str], encod
             "Validation loss in nats: text a token, image and video a bit, audio a code.",
         ]
         parts.append(_table(("modality", "full model", "unigram"), rows))
-    parts += ["## Lineage", _table(("what", "identity"), [(key, f"`{value}`") for key, value in lineage.items()])]
+    parts += ["## Lineage", f"```\n{lineage}\n```"]
     parts += [
         "## Limits",
         "Small, and trained on the small sample of data that the repository ships unless the lineage says otherwise: "

@@ -31,7 +31,7 @@ def test_the_card_tells_figures_lineage_and_limits(run: RunFigures) -> None:
     card = model_card(
         summarise(run.metrics, run.timings),
         name="accordion-encoder",
-        lineage={"encoder": "encoder:" + "a" * 64, "commit": "abc1234"},
+        lineage="encoder:" + "a" * 64,
         encoder={"dimension": 128, "pooling": "mean", "query_prefix": "query: "},
     )
     assert card.startswith("# accordion-encoder\n")
@@ -42,5 +42,5 @@ def test_the_card_tells_figures_lineage_and_limits(run: RunFigures) -> None:
 
 
 def test_a_card_leaves_out_what_was_not_measured() -> None:
-    card = model_card(summarise({}, {}), name="m", lineage={}, encoder={})
+    card = model_card(summarise({}, {}), name="m", lineage="", encoder={})
     assert "Retrieval" not in card and "Gate" not in card
