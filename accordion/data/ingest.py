@@ -24,6 +24,7 @@ from accordion.errors import DataError
 from accordion.home import REPOSITORY
 from accordion.observe import progress
 
+PARTS = ("text", "images", "audio", "video", "faq", "dictionaries", "retrieval")
 PASSAGE_CHARACTERS = 60  # shorter lines (headings, menu paths) are too common to count as leaked
 SOURCE_DOMAIN = "libreoffice-help"  # retrieval trains on its sections; the other domains are for evaluation only
 
@@ -39,6 +40,8 @@ def ingest(config: IngestConfig, *, out: Path) -> dict[str, Any]:
         DataError: the source folder or a part of it is missing, or no usable record is left of a part.
     """
     folder = require(Path(config.source) if config.source else REPOSITORY / "data/sample", "source folder")
+    for part in PARTS:
+        require(folder / part, "a part of every source folder")
     quarantine = Quarantine(folder)
     split = Split(config.seed, config.validation_share)
     modalities = ("text", "images", "audio", "video")

@@ -1,0 +1,156 @@
+"""Stage `validate_shards`: what is expected of packed sequences (the columns are described in data/batch.py).
+
+Every check that spans columns or positions is first counted for each sequence, so that a failing
+expectation names the sequences (`train/17`) that break it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from accordion.config.data import ValidateShardsConfig
+from accordion.data.batch import AUDIO, IMAGE, PAD, TEXT, VIDEO
+from accordion.data.expectations.raw import between
+from accordion.data.expectations.suite import Suite, expect, validate
+from accordion.data.shards import open_split, read_meta
+
+MODALITIES = {"text": TEXT, "image": IMAGE, "video": VIDEO, "audio": AUDIO}
+ROWS_AT_ONCE = 256  # sequences in memory
+BROKEN = {
+    "modality_unknown": "positions whose modality is not 0..4",
+    "group_falls": "positions whose group is below the one before",
+    "document_falls": "positions whose document is below the one before",
+    "document_in_padding": "padding positions with a document, or others without",
+    "padding_inside": "filled positions behind padding",
+    "position_not_finite": "NaN or infinite coordinates",
+    "token_outside": "input tokens outside 0..vocabulary-1",
+    "target_token_outside": "text targets outside -1..vocabulary-1",
+    "target_token_wrong": "text targets that are not the next token of the document",
+    "codes_outside": "audio codes outside 0..codebook-1 at audio positions, or not -1 elsewhere",
+    "target_codes_outside": "audio targets outside -1..codebook",
+    "target_codes_wrong": "audio targets that are neither the next frame's codes nor the end",
+    "bits_outside": "vision targets not in {0, 1} at vision positions, or not -1 elsewhere",
+    "vision_index_outside": "scale or frame out of range at vision positions, or not -1 elsewhere",
+    "vision_input_not_finite": "NaN or infinite vision inputs",
+}
+
+
+def validate_shards(config: ValidateShardsConfig, *, out: Path, shards: Path) -> dict[str, Any]:
+    """Check packed shards; write result.json and report.html.
+
+    Raises:
+        ValidationFailed: names each failing expectation and its sequences; they are in `out/failed_rows.jsonl`.
+        ArtifactError: meta.json or a column is missing, or of another shape than meta.json states.
+    """
+    meta = read_meta(shards)
+    suites = []
+    for split in sorted(meta["splits"]):
+        sequences = _measure(shards, split, meta)
+        suites += [_sequences(split, sequences, config), _modalities(split, sequences, meta, config)]
+    return validate(suites, out, "shards")
+
+
+def _sequences(split: str, table: pd.DataFrame, config: ValidateShardsConfig) -> Suite:
+    return Suite(f"{split} sequences", table, [
+        expect("table_row_count_to_be_between", min_value=1),
+        expect("column_values_to_be_unique", column="id"),
+        between("filled", 1),
+        expect("column_mean_to_be_between", column="padding_share", min_value=0, max_value=config.padding_share),
+        *(between(column, 0, 0) for column in BROKEN),
+    ])  # fmt: skip
+
+
+def _modalities(split: str, table: pd.DataFrame, meta: dict[str, Any], config: ValidateShardsConfig) -> Suite:
+    """Positions of each modality, in all sequences: enough of them, and as many as meta.json says."""
+    counted = {name: int(table[name].sum()) for name in MODALITIES}
+    written = meta["splits"][split]["positions"]
+    # the least numbers are for training; of the held-out split something of each modality is demanded
+    needed = {name: config.minimum_tokens.get(name, 1) if split == "train" else 1 for name in counted}
+    rows = pd.DataFrame(
+        [
+            {"id": name, "positions": count, "above_minimum": count - needed[name],
+             "not_as_in_meta": abs(count - written.get(name, 0))}
+            for name, count in counted.items()
+        ]
+    )  # fmt: skip
+    return Suite(f"{split} positions", rows, [between("above_minimum", 0), between("not_as_in_meta", 0, 0)])
+
+
+def _measure(shards: Path, split: str, meta: dict[str, Any]) -> pd.DataFrame:
+    """One row a sequence: id, filled, padding_share, positions of each modality, and the counts of BROKEN."""
+    columns = open_split(shards, split)
+    tables = []
+    for start in range(0, len(columns["modality"]), ROWS_AT_ONCE):
+        part = {name: np.asarray(column[start : start + ROWS_AT_ONCE]) for name, column in columns.items()}
+        counts = _counts(part) | _text_checks(part, meta) | _audio_checks(part, meta) | _vision_checks(part, meta)
+        table = pd.DataFrame(counts)
+        table.insert(0, "id", [f"{split}/{start + row}" for row in range(len(table))])
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _counts(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    modality, document, group = part["modality"], part["document"], part["group"]  # each (rows, S)
+    filled = modality != PAD
+    both = filled[:, 1:] & filled[:, :-1]
+    return {
+        "filled": filled.sum(1),
+        "padding_share": 1 - filled.mean(1),
+        **{name: (modality == value).sum(1) for name, value in MODALITIES.items()},
+        "modality_unknown": (modality > AUDIO).sum(1),
+        "group_falls": (both & (np.diff(group, axis=1) < 0)).sum(1),
+        "document_falls": (both & (np.diff(document, axis=1) < 0)).sum(1),
+        "document_in_padding": (filled != (document >= 0)).sum(1),
+        "padding_inside": (filled[:, 1:] & ~filled[:, :-1]).sum(1),
+        "position_not_finite": (~np.isfinite(part["position"])).sum((1, 2)),
+    }
+
+
+def _next(part: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, S) bool: a next position exists in the same document; (rows, S) its modality, 0 where none."""
+    document, modality = part["document"], part["modality"]
+    same = np.zeros(document.shape, bool)
+    same[:, :-1] = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)
+    following = np.zeros_like(modality)
+    following[:, :-1] = modality[:, 1:]
+    return same, np.where(same, following, 0)
+
+
+def _text_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[str, np.ndarray]:
+    token, target, vocabulary = part["token"], part["target_token"], meta["text_vocabulary"]
+    _, following = _next(part)
+    next_token = np.zeros_like(token)
+    next_token[:, :-1] = token[:, 1:]
+    right = (following == TEXT) & (next_token == target)
+    return {
+        "token_outside": ((token < 0) | (token >= vocabulary)).sum(1),
+        "target_token_outside": ((target < -1) | (target >= vocabulary)).sum(1),
+        "target_token_wrong": ((target >= 0) & ~right).sum(1),
+    }
+
+
+def _audio_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[str, np.ndarray]:
+    codes, target, end = part["codes"], part["target_codes"], meta["audio_codebook"]  # (rows, S, Q)
+    audio = (part["modality"] == AUDIO)[..., None]
+    _, following = _next(part)
+    next_codes = np.full_like(codes, end)
+    next_codes[:, :-1] = np.where(following[:, :-1, None] == AUDIO, codes[:, 1:], end)
+    given = target >= 0
+    return {
+        "codes_outside": np.where(audio, (codes < 0) | (codes >= end), codes != -1).sum((1, 2)),
+        "target_codes_outside": ((target < -1) | (target > end)).sum((1, 2)),
+        "target_codes_wrong": (given & (target != next_codes)).sum((1, 2)),
+    }
+
+
+def _vision_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[str, np.ndarray]:
+    bits, scale, frame = part["target_bits"], part["scale"], part["frame"]
+    vision = np.isin(part["modality"], (IMAGE, VIDEO))
+    inside = (scale >= 0) & (scale < len(meta["scales"])) & (frame >= 0) & (frame < meta["frames"])
+    return {
+        "bits_outside": np.where(vision[..., None], (bits != 0) & (bits != 1), bits != -1).sum((1, 2)),
+        "vision_index_outside": np.where(vision, ~inside, (scale != -1) | (frame != -1)).sum(1),
+        "vision_input_not_finite": (~np.isfinite(part["vision_input"])).sum((1, 2)),
+    }
