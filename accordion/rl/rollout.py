@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from accordion.data.tokenizers.text import ASSISTANT, BOS, EOS, PAD, USER, TextTokenizer
-from accordion.errors import DataError
+from accordion.errors import DataError, TrainingDiverged
 from accordion.model import Model
 
 CHUNK_ROWS = 512  # rollouts decoded together
@@ -93,6 +93,10 @@ def sample(
         temperature: divides the logits; 0 takes the likeliest token and draws nothing.
         generator: of the draws, on the CPU; its state advances.
         version: of the policy, kept with every token.
+
+    Raises:
+        DataError: a prompt is empty or a setting out of range.
+        TrainingDiverged: the policy's scores are NaN or infinite.
     """
     if max_tokens < 1 or temperature < 0:
         raise DataError(
@@ -136,6 +140,11 @@ def _sample_chunk(
     alive = torch.ones(rows, dtype=torch.bool)
     for step in range(max_tokens):
         scores = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (R,V)
+        if not torch.isfinite(scores).all():
+            raise TrainingDiverged(
+                f"sampling: the policy's scores are not finite at response token {step}; its weights are damaged or "
+                "diverged, start from an earlier checkpoint"
+            )
         if temperature:
             drawn = torch.multinomial(scores.exp(), 1, generator=generator).squeeze(1)  # (R,)
         else:

@@ -5,6 +5,7 @@ held-out question into training. The two splits are also drawn from disjoint see
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -75,7 +76,9 @@ def distinct(tasks: Sequence[TaskConfig], split: Split, count: int, seed: int) -
 
 def dataset(task: TaskConfig, seed: int, size: int) -> Any:
     """The reasoning-gym dataset of a task (imported here: loading it takes seconds)."""
-    import reasoning_gym
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of cellpylib, which it imports
+        import reasoning_gym
 
     try:
         return reasoning_gym.create_dataset(task.name, seed=seed, size=size, **task.parameters)
