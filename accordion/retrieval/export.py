@@ -35,7 +35,7 @@ def read_golden(folder: Path) -> tuple[list[str], np.ndarray]:
 
 
 def export_onnx(encoder: Encoder, tokenizer: TextTokenizer, texts: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Write `encoder.onnx` (inputs ids int64 and mask bool, both (batch, seq); output vectors (batch, dimension)) and check it.
+    """Write `encoder.onnx` and check it: inputs ids (int64) and mask (bool), both (batch, seq); output vectors.
 
     Experts are computed densely (every expert for every token, weighted by the router): the graph then has no
     data-dependent shapes.
@@ -50,16 +50,19 @@ def export_onnx(encoder: Encoder, tokenizer: TextTokenizer, texts: Sequence[str]
         ArtifactError: an embedding of the graph has cosine below 0.9999 to torch's.
     """
     path = folder / ONNX
-    ids, mask = encoder.contract.pad_batch(encoder.contract.prepare(tokenizer, ["two words", "a"], "document"))
+    rows = encoder.contract.prepare(tokenizer, ["a few words", "two words", "a"], "document")
+    inputs = tuple(torch.from_numpy(array) for array in encoder.contract.pad_batch(rows))
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=encoder.contract.max_tokens)}
+    encoder.eval()
     encoder.model.exportable = True
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter's own deprecations
+            # Traced in strict mode, which refuses to fix a dynamic dimension at the example's size.
+            program = torch.export.export(encoder, inputs, dynamic_shapes=(axes, axes), strict=True)
             torch.onnx.export(
-                encoder.eval(), (torch.from_numpy(ids), torch.from_numpy(mask)), path, input_names=["ids", "mask"],
-                output_names=["vectors"], dynamic_shapes=(axes, axes), opset_version=OPSET, dynamo=True,
-                external_data=False, verbose=False,
+                program, dynamo=True, f=path, input_names=["ids", "mask"], output_names=["vectors"],
+                opset_version=OPSET, external_data=False, verbose=False,
             )  # fmt: skip
     finally:
         encoder.model.exportable = False
