@@ -51,7 +51,16 @@ class Rollouts:
 
     def select(self, rows: Tensor) -> "Rollouts":
         """The rollouts `rows` (indices or a boolean mask)."""
-        return Rollouts(**{name: _rows(getattr(self, name), rows) for name in self.__dataclass_fields__})
+        return Rollouts(
+            self.prompt[rows],
+            self.prompt_present[rows],
+            self.response[rows],
+            self.present[rows],
+            self.log_prob[rows],
+            self.entropy[rows],
+            self.version[rows],
+            self.temperature,
+        )
 
 
 def chat_prompt(tokenizer: TextTokenizer, question: str) -> list[int]:
@@ -172,7 +181,3 @@ def response_log_probs(model: Model, rollouts: Rollouts) -> Tensor:
     hidden = model.hidden(tokens, mask)[:, width - 1 : -1]  # (R,T,H): the state before each response token
     logits = model.text_logits(hidden).float() / (rollouts.temperature or 1.0)  # (R,T,V)
     return torch.log_softmax(logits, dim=-1).gather(2, rollouts.response[..., None]).squeeze(2)
-
-
-def _rows(value: Tensor | float, rows: Tensor) -> Tensor | float:
-    return value[rows] if isinstance(value, Tensor) else value

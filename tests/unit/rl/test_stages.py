@@ -175,7 +175,7 @@ def test_generate_continues_a_prompt_and_names_what_is_wrong(tmp_path):
     assert isinstance(generate(policy, text, "1 + 2 =", max_tokens=3, chat=True), str)
     with pytest.raises(DataError, match="prompt: empty"):
         generate(policy, text, "")
-    with pytest.raises(DataError, match="prompt: .* tokens; at most"):
+    with pytest.raises(DataError, match=r"prompt: .* tokens; at most"):
         generate(policy, text, "1 " * 5000)
     with pytest.raises(DataError, match="max_tokens"):
         generate(policy, text, "1", max_tokens=0)

@@ -42,7 +42,7 @@ def test_tasks_are_drawn_in_turn():
 
 def test_too_many_problems_an_unknown_task_and_a_wrong_prompt_are_named():
     small = TaskConfig(parameters={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1})
-    with pytest.raises(ConfigError, match="only .* different held-out questions"):
+    with pytest.raises(ConfigError, match=r"only .* different held-out questions"):
         distinct([small], "held-out", 400, 0)
     with pytest.raises(ConfigError, match="no_such_task"):
         next(stream([TaskConfig(name="no_such_task")], "train", 0))
