@@ -1,7 +1,7 @@
 """A workflow against plain calls of the same stages, and its fully cached rerun.
 
 The workflow is the start of the pipeline on the data in the repository: ingest, then the text and the vision
-tokenizer (20 steps). Through the workflow each stage is verified, tracked by an MLflow server, published,
+tokenizer, both cut short. Through the workflow each stage is verified, tracked by an MLflow server, published,
 versioned with DVC and given a deck; the plain call of its function does none of that. Every repeat has a home
 folder of its own, so nothing is cached but in the rerun.
 """
@@ -30,7 +30,7 @@ from tasks.ingest import ingest
 from tasks.tokenizers import TEXT, VISION, text_tokenizer, vision_tokenizer
 
 REPEATS = 3
-CONFIGS = (IngestConfig(), TextTokenizerConfig(), VisionTokenizerConfig(steps=20))
+CONFIGS = (IngestConfig(), TextTokenizerConfig(vocabulary=320), VisionTokenizerConfig(steps=3, channels=8))
 STAGES = (INGEST, TEXT, VISION)
 
 

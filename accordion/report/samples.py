@@ -5,6 +5,7 @@ import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,9 @@ from PIL import Image
 from accordion.report.run import RunFigures
 from accordion.report.style import data_uri
 from accordion.report.words import count
+
+if TYPE_CHECKING:
+    from accordion.report.reconstruct import Sound
 
 _PARTS = ("text", "images", "audio", "video")
 
@@ -109,18 +113,7 @@ def picture(png: bytes, caption: str, alt: str) -> Markup:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sound:
-    """One clip and what its codes give back; int16 samples."""
-
-    transcript: str
-    language: str
-    rate: int
-    original: np.ndarray
-    reconstruction: np.ndarray
-
-
-def players(sounds: Sequence[Sound], caption: str) -> Markup:
+def players(sounds: "Sequence[Sound]", caption: str) -> Markup:
     """A figure with two players a clip: the original and its reconstruction."""
     items = []
     for sound in sounds:
@@ -140,13 +133,13 @@ def players(sounds: Sequence[Sound], caption: str) -> Markup:
 
 def reconstructions(run: RunFigures) -> list[Markup]:
     """Validation images and clips beside what the trained tokenizers give back, where their artifacts are there."""
-    from accordion.report.reconstruct import image_pairs  # torch is loaded only for this
+    from accordion.report.reconstruct import image_pairs, sound_pairs  # torch is loaded only for this
 
     corpus = run.folders.get("ingest")
     if corpus is None or not corpus.is_dir():
         return []
     media = []
-    vision = run.folders.get("vision_tokenizer")
+    vision, audio = run.folders.get("vision_tokenizer"), run.folders.get("audio_tokenizer")
     if vision is not None and vision.is_dir():
         originals, decoded = image_pairs(vision, corpus, count=14)
         if len(originals):
@@ -156,5 +149,11 @@ def reconstructions(run: RunFigures) -> list[Markup]:
                     "Validation images (above) and their reconstructions from bits (below).",
                     f"{len(originals)} small pictures in two rows: originals above, blurrier reconstructions below",
                 )
+            )
+    if audio is not None and audio.is_dir():
+        sounds = sound_pairs(audio, corpus, count=3)
+        if sounds:
+            media.append(
+                players(sounds, "Validation speech: first player the original, second what its codes give back.")
             )
     return media

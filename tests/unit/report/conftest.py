@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from accordion.config.data import VisionTokenizerConfig
+from accordion.config.data import AudioTokenizerConfig, VisionTokenizerConfig
+from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.report.run import RunFigures
 from accordion.report.summary import StageTiming
@@ -196,6 +197,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFigures:
     (root / "vision").mkdir()
     torch.manual_seed(0)
     VisionTokenizer(VisionTokenizerConfig(channels=8)).save(root / "vision")
+    (root / "audio").mkdir()
+    AudioTokenizer(AudioTokenizerConfig(channels=8)).save(root / "audio")
     return RunFigures(
         metrics=metrics(),
         timings=timings(),
@@ -205,6 +208,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFigures:
             "pretrain": root / "checkpoint",
             "rl": root / "policy",
             "vision_tokenizer": root / "vision",
+            "audio_tokenizer": root / "audio",
         },
         links={
             "endpoint": "http://127.0.0.1:8000/v2/models/encoder/versions/3/infer",

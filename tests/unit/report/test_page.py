@@ -1,5 +1,6 @@
 """The page: one file, nothing loaded from elsewhere, in words what happened, whole when stages are absent."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -96,6 +97,14 @@ def test_says_what_happened_and_where(folder: Path) -> None:
     assert "0 of 450 requests failed" in text
     assert "under the unigram baseline by 32% for text, 11% for image, 15% for video and 15% for audio" in text
     assert "ahead of BM25 (0.414, 0.354 and 0.597) in 0 of 3 domains" in text
+
+
+def test_shows_and_plays_what_the_tokenizers_give_back(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text())
+    assert sum(source.startswith("data:image/png") for source in page.sources) == 1
+    sounds = [base64.b64decode(s.partition(",")[2]) for s in page.sources if s.startswith("data:audio/wav")]
+    assert len(sounds) == 6 and len({len(sound) for sound in sounds}) == 1  # 3 languages, original and decoded
+    assert "“hello <world>” (de)" in page.text
 
 
 def test_figures_are_kept_as_pictures_too(folder: Path) -> None:
