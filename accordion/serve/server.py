@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import socket
-import subprocess
 import sysconfig
 import time
 import urllib.error
@@ -20,13 +18,13 @@ import psutil
 
 from accordion.errors import ServiceError
 from accordion.home import REPOSITORY, home
+from accordion.serve.process import end, launch, same_process
 from accordion.serve.repository import write_echo
 from accordion.store import atomic_write
 
 DEFAULT_PORTS = (8000, 8001, 8002)  # HTTP, gRPC, metrics, as Triton has them
 ADMIN_KEY = "accordion-admin"  # header that must come with load and unload requests
 START_SECONDS = 120.0
-STOP_SECONDS = 15.0
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -46,11 +44,7 @@ class ServerRecord:
 
     def alive(self) -> bool:
         """Whether the very process is still there (a zombie or another one with its pid is not)."""
-        try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return same_process(self.pid, self.created) is not None
 
 
 def triton_environment() -> Path:
@@ -107,20 +101,15 @@ def start(name: str, repository: Path, *, ports: tuple[int, int, int] = DEFAULT_
     stop(name)  # one that a killed process left behind
     folder = state_folder(name)
     log = home() / "logs" / f"{name}.log"
-    for path in (folder, log.parent, repository):
-        path.mkdir(parents=True, exist_ok=True)
+    repository.mkdir(parents=True, exist_ok=True)
     write_echo(repository)
     http, grpc, metrics = free_ports(ports)
     secret = secrets.token_hex(16)
     prefix = f"accordion_{name}_{secrets.token_hex(4)}_"
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            _command(environment, repository, (http, grpc, metrics), prefix, secret),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env=_variables(environment), cwd=folder, start_new_session=True,
-        )  # fmt: skip
+    command = _command(environment, repository, (http, grpc, metrics), prefix, secret)
+    process = launch(command, state=folder, log=log, variables=_variables(environment), cwd=folder)
     record = ServerRecord(
-        pid=process.pid, created=psutil.Process(process.pid).create_time(), http=f"127.0.0.1:{http}",
+        pid=process.pid, created=process.create_time(), http=f"127.0.0.1:{http}",
         grpc=f"127.0.0.1:{grpc}", metrics=f"127.0.0.1:{metrics}", log=str(log), repository=str(repository),
         prefix=prefix, secret=secret,
     )  # fmt: skip
@@ -141,14 +130,7 @@ def stop(name: str) -> bool:
     record = read_record(name)
     if record is None:
         return False
-    running = record.alive()
-    if running:
-        process = psutil.Process(record.pid)
-        process.terminate()
-        with contextlib.suppress(psutil.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(record.pid, signal.SIGKILL)  # its session: the server if it hangs, and Python stubs it left behind
+    running = end(record.pid, record.created, state=state_folder(name))
     for region in _SHARED_MEMORY.glob(f"{record.prefix}*"):
         region.unlink(missing_ok=True)
     (state_folder(name) / "server.json").unlink(missing_ok=True)
@@ -206,7 +188,7 @@ def _variables(environment: Path) -> dict[str, str]:
     }
 
 
-def _wait_until_live(record: ServerRecord, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_live(record: ServerRecord, process: psutil.Popen) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -7,8 +7,6 @@ process is gone is stale and counts as not running.
 import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -26,13 +24,13 @@ from accordion.home import home
 from accordion.observe import say
 from accordion.serve import repository
 from accordion.serve.client import Admin, EncoderClient
+from accordion.serve.process import end, launch, same_process
 from accordion.serve.rollout import PREFLIGHT, SERVER, Release
 from accordion.serve.server import ServerRecord, free_ports, log_tail, read_record, start, stop
 from accordion.store import atomic_write
 
 MLFLOW_PORT = 5000
 MLFLOW_START_SECONDS = 300.0
-STOP_SECONDS = 15.0
 NAMES = ("mlflow", "triton")
 
 
@@ -44,13 +42,7 @@ class _Mlflow:
     log: str
 
     def process(self) -> psutil.Process | None:
-        try:
-            process = psutil.Process(self.pid)
-            if abs(process.create_time() - self.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
-                return process
-        except psutil.NoSuchProcess:
-            pass
-        return None
+        return same_process(self.pid, self.created)
 
 
 def up(names: tuple[str, ...] = NAMES) -> dict[str, dict[str, Any]]:
@@ -161,22 +153,21 @@ def _locked() -> Iterator[None]:
 
 
 def _state() -> Path:
-    return home() / "services" / "mlflow.json"
+    return home() / "services" / "mlflow" / "server.json"
 
 
 def _read_mlflow() -> _Mlflow | None:
     return _Mlflow(**json.loads(_state().read_text())) if _state().is_file() else None
 
 
-def _start_mlflow() -> tuple[_Mlflow, subprocess.Popen[bytes]] | None:
+def _start_mlflow() -> tuple[_Mlflow, psutil.Popen] | None:
     """Start the MLflow server unless it runs; the caller waits for it, and may do other work first."""
     running = _read_mlflow()
     if running is not None and running.process() is not None and answers(f"{running.url}/health"):
         return None
     _stop_mlflow()
     folder, log = home() / "mlflow", home() / "logs" / "mlflow.log"
-    for path in (folder / "artifacts", log.parent, _state().parent):
-        path.mkdir(parents=True, exist_ok=True)
+    (folder / "artifacts").mkdir(parents=True, exist_ok=True)
     (port,) = free_ports((MLFLOW_PORT,))
     say(f"services: starting MLflow on port {port}")
     command = [
@@ -185,19 +176,13 @@ def _start_mlflow() -> tuple[_Mlflow, subprocess.Popen[bytes]] | None:
         "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
     variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=variables, cwd=folder,
-            start_new_session=True,
-        )  # fmt: skip
-    record = _Mlflow(
-        url=f"http://127.0.0.1:{port}", pid=process.pid, created=psutil.Process(process.pid).create_time(), log=str(log)
-    )
+    process = launch(command, state=_state().parent, log=log, variables=variables, cwd=folder)
+    record = _Mlflow(url=f"http://127.0.0.1:{port}", pid=process.pid, created=process.create_time(), log=str(log))
     atomic_write(_state(), json.dumps(asdict(record), indent=1))
     return record, process
 
 
-def _wait_for_mlflow(record: _Mlflow, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_mlflow(record: _Mlflow, process: psutil.Popen) -> None:
     deadline = time.monotonic() + MLFLOW_START_SECONDS
     while time.monotonic() < deadline:
         if answers(f"{record.url}/health"):
@@ -215,15 +200,9 @@ def _wait_for_mlflow(record: _Mlflow, process: subprocess.Popen[bytes]) -> None:
 
 def _stop_mlflow() -> bool:
     record = _read_mlflow()
-    process = record.process() if record is not None else None
-    if record is not None and process is not None:
-        process.terminate()
-        with contextlib.suppress(psutil.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(record.pid, signal.SIGKILL)
+    running = record is not None and end(record.pid, record.created, state=_state().parent)
     _state().unlink(missing_ok=True)
-    return process is not None
+    return running
 
 
 def _start_triton() -> None:

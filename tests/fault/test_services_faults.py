@@ -1,10 +1,9 @@
 """The local services: started once on free ports, found by any process, and not believed once they are dead."""
 
 import json
-import os
-import signal
 import socket
 
+import psutil
 import pytest
 
 from accordion.errors import ServiceError
@@ -31,13 +30,18 @@ def test_services_start_once_beside_taken_ports_and_a_dead_one_is_noticed(tmp_pa
             assert services.service_urls()["mlflow"] == first["mlflow"]["url"]
             recorded = (tmp_path / "services.json").read_text()
             assert json.loads(recorded)["triton"]["pid"] == first["triton"]["pid"] and "secret" not in recorded
-            os.kill(first["mlflow"]["pid"], signal.SIGKILL)
+            killed = psutil.Process(first["mlflow"]["pid"])
+            workers = killed.children(recursive=True)
+            assert workers
+            killed.kill()
+            killed.wait(10)
             with pytest.raises(ServiceError, match="MLflow not running"):
                 services.service_urls()
             assert not services.status()["mlflow"]["running"] and services.status()["triton"]["running"]
         finally:
             stopped = services.down()
     assert stopped == ["triton"]
+    assert not any(worker.is_running() for worker in workers), "a worker of the killed server was left behind"
     assert services.down() == []
     assert json.loads((tmp_path / "services.json").read_text()) == {"mlflow": None, "triton": None}
 
