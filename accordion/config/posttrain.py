@@ -13,7 +13,7 @@ class TaskConfig(Settings):
 
     name: str = "chain_sum"
     parameters: dict[str, Any] = Field(
-        default_factory=lambda: {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
+        default_factory=lambda: {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}
     )
     prompt: str = Field(
         "{question}", description="what the model is asked: a format over the question and the entry's metadata"
