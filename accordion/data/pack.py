@@ -5,11 +5,13 @@ sequence with the least room that still holds it (best fit), in a shuffled order
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from accordion.config.data import PackConfig
 from accordion.data.documents import Assembler, Document
@@ -22,7 +24,7 @@ from accordion.data.tokenizers.vision_training import read_clips, read_png
 from accordion.errors import DataError
 from accordion.observe import progress, say
 
-MEDIA = ("image", "video", "audio")
+_CLIPS = 32  # encoded at once
 
 
 def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Path, audio: Path) -> dict[str, Any]:
@@ -66,33 +68,31 @@ def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def _split_documents(config: PackConfig, corpus: Path, split: str, assembler: Assembler) -> list[Document]:
-    """Every document of a split; training media are repeated or cut to their share of the positions."""
+    """Every document of a split; training documents are cut or repeated to their share of the positions."""
     media = {
         "image": _images(corpus, split, assembler),
         "video": _videos(corpus, split, assembler),
         "audio": _audio(corpus, split, assembler),
     }
-    passes = config.passes if split == "train" else 1
-    dropout = Dropout(config.dropout, config.seed) if split == "train" and config.dropout else None
-    written = [
-        piece for _ in range(passes) for piece in _texts(corpus, split, assembler, dropout, random.Random(config.seed))
-    ]
+    for kind, found in media.items():
+        if not found:
+            raise DataError(f"{corpus}: no {split} documents of modality {kind}; check its parquet file")
     if split != "train":
-        return written + [document for name in MEDIA for document in media[name]]
-    total = config.positions
-    documents = _take(written, round(total * config.shares["text"]), random.Random(config.seed))
-    for name in MEDIA:
-        if not media[name]:
-            raise DataError(f"{corpus}: no training documents of modality {name}; check its parquet file")
-        documents += _repeat(media[name], round(total * config.shares[name]), random.Random(config.seed))
+        return list(_texts(corpus, split, assembler, None)) + [document for kind in media for document in media[kind]]
+    rng = random.Random(config.seed)
+    dropout = Dropout(config.dropout, config.seed) if config.dropout else None
+    passes = (document for _ in range(config.passes) for document in _texts(corpus, split, assembler, dropout, rng))
+    documents = _take(passes, round(config.positions * config.shares["text"]))
+    for kind, found in media.items():
+        documents += _take(_rounds(found, rng), round(config.positions * config.shares[kind]))
     return documents
 
 
-def _take(documents: list[Document], positions: int, rng: random.Random) -> list[Document]:
-    """A random part of the documents of about `positions` in all (all of them if there are fewer)."""
-    order = rng.sample(documents, len(documents))
-    taken, length = [], 0
-    for document in order:
+def _take(documents: Iterable[Document], positions: int) -> list[Document]:
+    """The first documents, until they fill `positions` (all if they do not)."""
+    taken: list[Document] = []
+    length = 0
+    for document in documents:
         if length >= positions:
             break
         taken.append(document)
@@ -100,22 +100,19 @@ def _take(documents: list[Document], positions: int, rng: random.Random) -> list
     return taken
 
 
-def _repeat(documents: list[Document], positions: int, rng: random.Random) -> list[Document]:
-    """The documents, shuffled anew in each round, again and again until they fill `positions`."""
-    taken: list[Document] = []
-    length = 0
-    while length < positions:
-        part = _take(documents, positions - length, rng)
-        taken += part
-        length += sum(document.length for document in part)
-    return taken
+def _rounds(documents: list[Document], rng: random.Random) -> Iterator[Document]:
+    """The documents without end, shuffled anew in each round."""
+    while True:
+        yield from rng.sample(documents, len(documents))
 
 
 def _texts(
-    corpus: Path, split: str, assembler: Assembler, dropout: Dropout | None, rng: random.Random
+    corpus: Path, split: str, assembler: Assembler, dropout: Dropout | None, rng: random.Random | None = None
 ) -> Iterator[Document]:
+    """The texts, as they are needed; in the order of the corpus, or shuffled by `rng`."""
     rows = _rows(corpus, "text", ["id", "text"], split)
-    rng.shuffle(rows)
+    if rng is not None:
+        rng.shuffle(rows)
     for row in progress(rows, f"pack {split} text", unit="texts"):
         yield from assembler.texts(row.text, dropout)
 
@@ -124,10 +121,9 @@ def _images(corpus: Path, split: str, assembler: Assembler) -> list[Document]:
     """Both directions of each image: caption -> image and image -> caption."""
     rows = _rows(corpus, "images", ["id", "png", "caption"], split)
     size = assembler.vision.config.image_size
-    pixels = [read_png(row.png, str(row.id), size) for row in rows]
+    pictures = [read_png(row.png, str(row.id), size)[None] for row in rows]
     documents = []
-    for row, picture in progress(list(zip(rows, pixels, strict=True)), f"pack {split} images", unit="images"):
-        bits = assembler.vision.encode(picture[None, None].float() / 255)
+    for row, bits in zip(rows, _encode(pictures, assembler, f"pack {split} images"), strict=True):
         documents += [assembler.image(row.caption, bits, image_first=first) for first in (False, True)]
     return documents
 
@@ -135,11 +131,18 @@ def _images(corpus: Path, split: str, assembler: Assembler) -> list[Document]:
 def _videos(corpus: Path, split: str, assembler: Assembler) -> list[Document]:
     rows = _rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption"], split)
     config = assembler.vision.config
-    documents = []
-    for row in progress(rows, f"pack {split} video", unit="clips"):
-        for clip in read_clips(row, config.image_size, config.frames):
-            documents.append(assembler.video(row.caption, assembler.vision.encode(clip[None].float() / 255)))
-    return documents
+    clips = [(row.caption, clip) for row in rows for clip in read_clips(row, config.image_size, config.frames)]
+    encoded = _encode([clip for _, clip in clips], assembler, f"pack {split} video")
+    return [assembler.video(caption, bits) for (caption, _), bits in zip(clips, encoded, strict=True)]
+
+
+def _encode(clips: list[Tensor], assembler: Assembler, label: str) -> Iterator[list[Tensor]]:
+    """The bits (1,T,h,h,D) by scale of each uint8 clip (T,3,H,W)."""
+    for start in progress(range(0, len(clips), _CLIPS), label, unit="batches"):
+        together = torch.stack(clips[start : start + _CLIPS]).float() / 255
+        scales = assembler.vision.encode(together)
+        for index in range(len(together)):
+            yield [grid[index : index + 1] for grid in scales]
 
 
 def _audio(corpus: Path, split: str, assembler: Assembler) -> list[Document]:

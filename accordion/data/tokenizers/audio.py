@@ -68,6 +68,20 @@ class Quantizer(nn.Module):
         return torch.stack([self.codebooks[level][codes[..., level]] for level in range(codes.shape[-1])]).sum(0)
 
 
+class Residual(nn.Module):
+    """x + conv(silu(conv(norm(x)))) over (B,C,T); the norm is over the channels of one time step."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.first = nn.Conv1d(channels, channels, kernel, padding=kernel // 2)
+        self.second = nn.Conv1d(channels, channels, 1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(self.norm(x.transpose(1, 2)).transpose(1, 2))))
+
+
 class AudioTokenizer(nn.Module):
     """PCM to codes and back; see the module's text."""
 
@@ -84,30 +98,19 @@ class AudioTokenizer(nn.Module):
         self.register_buffer("window", torch.hann_window(self.fft), persistent=False)
         self.register_buffer("filters", mel_filters(config.sample_rate, self.fft // 2 + 1), persistent=False)
         c = config.channels
-        self.encoder = nn.Sequential(
-            nn.Conv1d(MELS, c, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv1d(c, 2 * c, 4, stride=4),
-            nn.SiLU(),
-            nn.Conv1d(2 * c, 2 * c, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv1d(2 * c, WIDTH, 2, stride=2),
-        )
+        self.encoder = nn.Sequential(  # at 12.5 Hz; the eight spectra of a frame are its channels
+            nn.Conv1d(MELS * SPECTRA, 4 * c, 1),
+            Residual(4 * c, kernel=1),
+            Residual(4 * c, kernel=1),
+            nn.Conv1d(4 * c, WIDTH, 1),
+        )  # it sees one frame, so it streams, and silence is the same code wherever it is
         self.quantizer = Quantizer(config.levels, config.codebook)
         self.semantic = nn.Linear(WIDTH, 2 * MELS)
         self.decoder = nn.Sequential(
-            nn.Conv1d(WIDTH, 4 * c, 3, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose1d(4 * c, 2 * c, 4, stride=4),
-            nn.SiLU(),
-            nn.Conv1d(2 * c, 2 * c, 3, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose1d(2 * c, 2 * c, 2, stride=2),
-            nn.SiLU(),
-            nn.Conv1d(2 * c, 2 * c, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv1d(2 * c, self.fft // 2 + 1, 1),
-        )
+            nn.Conv1d(WIDTH, 4 * c, 1), Residual(4 * c, kernel=3), Residual(4 * c, kernel=3)
+        )  # at 12.5 Hz
+        self.spread = nn.Conv1d(4 * c, 2 * c * SPECTRA, 1)  # to 100 Hz
+        self.finish = nn.Sequential(Residual(2 * c, kernel=3), nn.Conv1d(2 * c, self.fft // 2 + 1, 1))
 
     def spectrum(self, pcm: Tensor) -> Tensor:
         """PCM (B,N), N a multiple of the frame -> magnitudes (B,F,U), 1 for a full-scale sine."""
@@ -122,11 +125,13 @@ class AudioTokenizer(nn.Module):
 
     def latent(self, magnitude: Tensor) -> Tensor:
         """Magnitudes (B,F,U) -> one vector a frame, (B,T,D)."""
-        return self.encoder(self.log_mel(magnitude)).transpose(1, 2)
+        mel = self.log_mel(magnitude).unflatten(2, (-1, SPECTRA))  # (B,M,T,8)
+        return self.encoder(mel.transpose(2, 3).flatten(1, 2)).transpose(1, 2)
 
     def restore(self, latent: Tensor) -> Tensor:
         """Quantized vectors (B,T,D) -> scaled log-magnitudes (B,F,U)."""
-        return self.decoder(latent.transpose(1, 2))
+        hidden = self.spread(self.decoder(latent.transpose(1, 2)))  # (B, 2c * 8, T)
+        return self.finish(hidden.unflatten(1, (-1, SPECTRA)).transpose(2, 3).flatten(2))
 
     @torch.no_grad()
     def encode(self, pcm: Tensor, rate: int | None = None) -> Tensor:

@@ -44,7 +44,7 @@ def _word_pattern() -> re.Pattern[str]:
     letter = f"(?:[^\\W\\d_]|[{marks}])"  # combining marks belong to their word (Hindi, Thai, Arabic)
     other = f"[^\\s\\w\ud800-\udfff{marks}]"
     return re.compile(
-        rf"\d| ?{letter}{{1,64}}| ?{other}{{1,32}}|_{{1,32}}|[\ud800-\udfff]{{1,32}}|\s{{1,64}}(?!\S)|\s|.", re.DOTALL
+        rf"\d| ?{letter}{{1,64}}| ?{other}{{1,32}}|_{{1,32}}|[\ud800-\udfff]+|\s{{1,64}}(?!\S)|\s|.", re.DOTALL
     )
 
 

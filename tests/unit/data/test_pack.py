@@ -1,0 +1,226 @@
+"""Packing: layout of each kind of document, targets, positions, best fit, shares, determinism, bad input."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from accordion.config.data import AudioTokenizerConfig, PackConfig, TextTokenizerConfig, VisionTokenizerConfig
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
+from accordion.data.documents import Assembler
+from accordion.data.pack import best_fit, pack
+from accordion.data.shards import open_split, read_meta
+from accordion.data.tokenizers.audio import AudioTokenizer
+from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, TextTokenizer
+from accordion.data.tokenizers.text_training import fit
+from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
+from accordion.errors import ArtifactError, ConfigError, DataError
+
+VISION = VisionTokenizerConfig(channels=8, bits=5, image_size=16, scales=(1, 2, 4), frames=3)
+AUDIO_CONFIG = AudioTokenizerConfig(channels=8, levels=3, codebook=8)
+CONFIG = PackConfig(sequence=128, positions=6000)
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Untrained but real tokenizers, saved."""
+    torch.manual_seed(0)
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("text", "vision", "audio")}
+    fit(TextTokenizerConfig(vocabulary=450), ["the cat and the dog and the car"] * 20).save(folders["text"])
+    VisionTokenizer(VISION).save(folders["vision"])
+    audio = AudioTokenizer(AUDIO_CONFIG)
+    torch.nn.init.normal_(audio.quantizer.codebooks, std=0.3)
+    audio.save(folders["audio"])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+
+    def png() -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def table(name: str, count: int, **columns) -> None:
+        rows = [{"id": f"{name}{i}", "split": "val" if i % 5 == 0 else "train"} for i in range(count)]
+        frame = pd.DataFrame(rows).assign(**{key: [make(i) for i in range(count)] for key, make in columns.items()})
+        frame.to_parquet(folder / f"{name}.parquet")
+
+    table("text", 30, text=lambda i: "the cat and the dog " * (1 + 7 * i))
+    table("images", 10, png=lambda i: png(), caption=lambda i: f"the cat {i}")
+    table("audio", 10, rate=lambda i: 8000, transcript=lambda i: f"the dog {i}",
+          pcm=lambda i: rng.integers(-9000, 9000, 640 * (5 + i), dtype=np.int16).tobytes())  # fmt: skip
+    table("video", 10, n=lambda i: 3, height=lambda i: 16, width=lambda i: 16, caption=lambda i: "",
+          frames=lambda i: rng.integers(0, 255, 3 * 16 * 16 * 3, dtype=np.uint8).tobytes())  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(tools, corpus, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    metrics = pack(CONFIG, out=out, corpus=corpus, **tools)
+    (out / "metrics.json").write_text(json.dumps(metrics))
+    return out
+
+
+@pytest.fixture(scope="module")
+def assembler(tools) -> Assembler:
+    return Assembler(
+        TextTokenizer.load(tools["text"]), VisionTokenizer.load(tools["vision"]), AudioTokenizer.load(tools["audio"]),
+        sequence=128,
+    )  # fmt: skip
+
+
+def some_bits(frames: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 2, (1, frames, h, h, 5), generator=generator, dtype=torch.uint8) for h in (1, 2, 4)]
+
+
+def test_an_image_document(assembler: Assembler) -> None:
+    bits = some_bits(1)
+    columns = assembler.image("the cat", bits, image_first=False).columns
+    words = assembler.text.encode("the cat")
+    text = columns["modality"] == TEXT
+    assert columns["token"][text].tolist() == [BOS, *words, BOI, EOI, EOS]
+    assert (columns["modality"] == IMAGE).sum() == 1 + 4 + 16
+    assert columns["target_token"][text].tolist() == [*words, BOI, -1, EOS, -1]
+    block = columns["modality"] == IMAGE
+    assert columns["scale"][block].tolist() == [0] + [1] * 4 + [2] * 16
+    flat = np.concatenate([grid[0, 0].reshape(-1, 5).numpy() for grid in bits])
+    assert (columns["target_bits"][block] == flat).all()
+    expected = np.concatenate([grid[0, 0].reshape(-1, 5).numpy() for grid in accumulate(bits)[0]])
+    np.testing.assert_allclose(columns["vision_input"][block], expected, atol=2e-3)
+    groups = columns["group"]
+    assert (np.diff(groups) >= 0).all()
+    assert len(np.unique(groups[block])) == 3
+
+
+def test_rotary_positions_are_centred_and_text_continues_after_the_block(assembler: Assembler) -> None:
+    columns = assembler.video("", some_bits(3)).columns
+    block = columns["modality"] == VIDEO
+    position = columns["position"]
+    assert position[0].tolist() == [0, 0, 0]
+    assert position[1].tolist() == [1, 1, 1]  # BOV
+    first = position[block][:21]
+    assert first[0].tolist() == [2, 3.5, 3.5]  # the centre of a 4x4 frame
+    assert first[1].tolist() == [2, 2.5, 2.5]
+    assert first[5].tolist() == [2, 2, 2]
+    assert first[-1].tolist() == [2, 5, 5]
+    assert position[block][21:42, 0].tolist() == [3] * 21
+    assert position[-2].tolist() == [6, 6, 6]  # 2 + max(3 frames, side 4)
+    assert columns["token"][[0, 1, -2, -1]].tolist() == [BOS, BOV, EOV, EOS]
+    _, latent = accumulate(some_bits(3))
+    later = columns["vision_input"][block][21]
+    np.testing.assert_allclose(later, latent[0, 0].mean((0, 1)).numpy(), atol=2e-3)
+    assert columns["frame"][block].tolist() == [0] * 21 + [1] * 21 + [2] * 21
+
+
+def test_a_speech_document_predicts_the_next_frame_and_its_end(assembler: Assembler) -> None:
+    codes = torch.arange(12).reshape(4, 3) % 8
+    columns = assembler.speech("the dog", codes, audio_first=False).columns
+    block = np.flatnonzero(columns["modality"] == AUDIO)
+    assert columns["codes"][block].tolist() == codes.tolist()
+    assert columns["token"][block[0] - 1] == BOA
+    assert columns["target_codes"][block[0] - 1].tolist() == codes[0].tolist()
+    assert columns["target_codes"][block].tolist() == [*codes[1:].tolist(), [8, 8, 8]]
+    assert columns["token"][block[-1] + 1 :].tolist() == [EOA, EOS]
+    backward = assembler.speech("the dog", codes, audio_first=True).columns
+    assert backward["token"][:2].tolist() == [BOS, BOA]
+    assert backward["token"][-1] == EOS
+    assert backward["target_codes"][1].tolist() == codes[0].tolist()
+
+
+def test_long_parts_are_cut_to_the_sequence(assembler: Assembler) -> None:
+    ids = assembler.text.encode("the cat and the dog " * 100)
+    pieces = assembler.texts("the cat and the dog " * 100)
+    assert all(piece.length <= 128 and piece.columns["token"][0] == BOS for piece in pieces)
+    rejoined = [t for piece in pieces for t in piece.columns["token"].tolist() if t not in (BOS, EOS)]
+    assert rejoined == ids
+    assert [EOS in piece.columns["token"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    cut = assembler.speech("the dog", torch.zeros(500, 3, dtype=torch.int64), audio_first=False)
+    assert cut.length == 128
+    assert (cut.columns["target_codes"] != 8).all()  # a cut clip does not end here
+    caption = assembler.image("the cat " * 300, some_bits(1), image_first=True)
+    assert caption.length <= 128
+    assert EOI in caption.columns["token"]
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_a_text_of_about_one_sequence_loses_nothing(assembler: Assembler, extra: int) -> None:
+    ids = assembler.text.encode("7" * (127 + extra))
+    assert len(ids) == 127 + extra
+    pieces = assembler.texts("7" * (127 + extra))
+    assert sum(int((piece.columns["token"] > 15).sum()) for piece in pieces) == len(ids)
+    assert all(piece.length <= 128 for piece in pieces)
+
+
+@given(st.lists(st.integers(1, 50), max_size=60))
+def test_best_fit_holds_every_item_once_and_never_overflows(lengths: list[int]) -> None:
+    bins = best_fit(lengths, 50)
+    assert sorted(index for members in bins for index in members) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in members) <= 50 for members in bins)
+    if lengths:  # at most one bin is half empty or more, else two of them would fit into one
+        assert sum(sum(lengths[index] for index in members) <= 25 for members in bins) <= 1
+
+
+def test_shards_hold_the_contracts_columns(shards: Path) -> None:
+    meta = read_meta(shards)
+    assert (meta["sequence"], meta["bits"], meta["scales"], meta["frames"]) == (128, 5, [1, 2, 4], 3)
+    assert (meta["audio_levels"], meta["audio_codebook"]) == (3, 8)
+    for split in ("train", "val"):
+        columns = open_split(shards, split)
+        assert {name: values.dtype.type for name, values in columns.items()} == {
+            n: kind for n, (_, kind) in COLUMNS.items()
+        }
+        padding = columns["modality"] == 0
+        assert padding.mean() < 0.2
+        assert (columns["document"][padding] == -1).all()
+        assert (columns["group"][padding] == -1).all()
+        for row in range(len(padding)):
+            filled = ~padding[row]
+            assert (np.diff(columns["group"][row][filled]) >= 0).all()
+            assert (np.diff(columns["document"][row][filled]) >= 0).all()
+            starts = columns["token"][row] == BOS
+            assert starts.sum() == columns["document"][row].max() + 1
+            assert (columns["position"][row][starts] == 0).all()
+        vision = np.isin(columns["modality"], (IMAGE, VIDEO))
+        assert (columns["target_bits"][vision] >= 0).all()
+        assert (columns["target_bits"][~vision] == -1).all()
+        assert (columns["target_token"][columns["modality"] != TEXT] == -1).all()
+
+
+def test_shares_are_kept(shards: Path) -> None:
+    metrics = json.loads((shards / "metrics.json").read_text())
+    train = metrics["train"]
+    total = sum(train["positions"].values())
+    assert abs(total - CONFIG.positions) < 0.1 * CONFIG.positions
+    assert train["positions"]["video"] / total == pytest.approx(0.2 * 63 / 67, abs=0.05)
+    assert all(count > 0 for count in train["documents"].values())
+    assert metrics["val"]["documents"]["image"] == 4  # both directions of two images, not repeated
+
+
+def test_packing_is_deterministic(tools, corpus, shards, tmp_path) -> None:
+    pack(CONFIG, out=tmp_path, corpus=corpus, **tools)
+    for file in sorted(shards.rglob("*.npy")):
+        assert file.read_bytes() == (tmp_path / file.relative_to(shards)).read_bytes()
+
+
+def test_bad_input_is_named(tools, corpus, tmp_path) -> None:
+    with pytest.raises(DataError, match=r"pack.sequence: 64"):
+        pack(PackConfig(sequence=64), out=tmp_path, corpus=corpus, **tools)
+    with pytest.raises(ConfigError, match="adding up to 1"):
+        PackConfig.parse({"shares": {"text": 0.5}})
+    with pytest.raises(DataError, match=r"images.parquet: missing"):
+        pack(CONFIG, out=tmp_path, corpus=tmp_path, **tools)
+    with pytest.raises(ArtifactError, match=r"meta.json: missing"):
+        open_split(tmp_path / "none", "train")
