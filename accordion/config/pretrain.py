@@ -101,7 +101,10 @@ class PretrainConfig(Settings):
     mtp_weight: float = 0.3
     history_dropout: float = Field(0.1, ge=0, lt=1, description="chance that an earlier video frame is hidden")
     balance_step: float = Field(1e-3, description="u: how far a selection bias moves in a step")
+    loss_memory: float = Field(0.98, ge=0, lt=1, description="decay of the running losses that weigh the modalities")
     checkpoint_every: int = Field(100, ge=1)
+    checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of an unfinished run that stay on disk")
+    validation_sequences: int = Field(64, ge=1, description="validation sequences each family member is judged on")
     family: tuple[MemberSpec, ...] = (
         MemberSpec(name="full", layers=8, experts=16, top_k=4),
         MemberSpec(name="shallow", layers=6, experts=16, top_k=4),

@@ -17,9 +17,7 @@ class GroupedExperts(torch.autograd.Function):
     """out[n] = sum over the assignments (n, e, gate) of gate * W_out[e] SwiGLU(W_in[e] x[n])."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, gates: Tensor, weight_in: Tensor, weight_out: Tensor, choice: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gates: Tensor, weight_in: Tensor, weight_out: Tensor, choice: Tensor) -> Tensor:
         """Run the chosen experts.
 
         Args:
@@ -50,7 +48,7 @@ class GroupedExperts(torch.autograd.Function):
         return torch.bmm(gates.unsqueeze(1), gathered).squeeze(1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, gates and both weights; an expert nobody chose gets zeros."""
         gates, weight_in, weight_out, order, place, inputs, both, active, result = ctx.saved_tensors
         slots = gates.shape[1]

@@ -1,5 +1,6 @@
 """The model: masks, next-codec prediction, sub-models against cut-out plain models, generation, files."""
 
+import itertools
 import json
 
 import pytest
@@ -98,7 +99,7 @@ def test_skipped_layers_and_absent_experts_get_no_gradient():
 def test_nested_members_contain_the_smaller_ones_and_count_their_parameters():
     config = small_config(layers=7)
     kept = [set(SubmodelSpec.nested(config, layers=count).layers) for count in (3, 4, 5, 6, 7)]
-    assert all(small < large for small, large in zip(kept, kept[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(kept))
     assert all({0, 5, 6} <= layers for layers in kept)
     spec = SubmodelSpec.nested(config, layers=4, experts=3, top_k=2)
     sub = spec.config(config)

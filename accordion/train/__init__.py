@@ -1,0 +1,1 @@
+"""Pre-training: schedule, loop, checkpoints, validation, and the stage that joins them."""

@@ -1,0 +1,123 @@
+"""Checkpoints of an unfinished run: one folder a step, written whole or not at all, verified before it is read.
+
+A folder `step-00000100/` holds the weights (`model.safetensors`, `config.json`), `optimizer.safetensors`,
+`generators.safetensors`, `state.json`, the curves so far and a manifest with the SHA-256 of each. Nothing is pickled.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from accordion.errors import ArtifactError
+from accordion.model.files import read_tensors
+from accordion.observe import say
+from accordion.store.atomic import atomic_folder
+from accordion.store.manifest import Manifest, describe_files
+
+KIND = "training-state"
+PREFIX = "step-"
+DAMAGED = "damaged-"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that determines the rest of a run.
+
+    Attributes:
+        tensors: file stem -> tensor name -> tensor.
+        facts: plain JSON: step, loader position, running losses, seconds.
+        curves: one line of JSON for each step done.
+    """
+
+    tensors: dict[str, dict[str, Tensor]]
+    facts: dict[str, Any]
+    curves: list[str]
+
+    def write(self, folder: Path) -> None:
+        """Write the files of the snapshot into `folder`."""
+        for stem, tensors in self.tensors.items():
+            whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            (folder / f"{stem}.safetensors").write_bytes(save(whole))
+        (folder / "state.json").write_text(json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
+        (folder / "curves.jsonl").write_text("".join(f"{line}\n" for line in self.curves))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Snapshot":
+        """Read what `write` wrote."""
+        return cls(
+            {path.stem: read_tensors(path) for path in sorted(folder.glob("*.safetensors"))},
+            json.loads((folder / "state.json").read_text()),
+            (folder / "curves.jsonl").read_text().splitlines(),
+        )
+
+
+def save_checkpoint(root: Path, snapshot: Snapshot, identity: Mapping[str, Any], *, kept: int) -> Path:
+    """Write one checkpoint and drop all but the newest `kept`.
+
+    Args:
+        root: folder of the run's checkpoints.
+        identity: settings and input digest of the run; a resume with others is refused.
+    """
+    target = root / f"{PREFIX}{snapshot.facts['step']:08d}"
+    with atomic_folder(target) as folder:
+        snapshot.write(folder)
+        Manifest(
+            kind=KIND, stage="pretrain", config=dict(identity), parents={}, files=describe_files(folder)
+        ).write(folder)  # fmt: skip
+    for old in _checkpoints(root)[:-kept]:
+        doomed = old.with_name(f".{old.name}.tmp")  # renamed first: a half-deleted folder must not look whole
+        os.rename(old, doomed)
+        shutil.rmtree(doomed)
+    return target
+
+
+def newest_checkpoint(root: Path, identity: Mapping[str, Any]) -> Snapshot | None:
+    """The newest whole checkpoint under `root`, or None when there is none.
+
+    What a killed save left is removed. A checkpoint whose files do not match its manifest is set aside under
+    another name and the one before it is used.
+
+    Raises:
+        ArtifactError: a checkpoint of other settings or other data; the text shows the difference.
+    """
+    if not root.is_dir():
+        return None
+    for leftover in root.glob(f".{PREFIX}*.tmp"):
+        shutil.rmtree(leftover)
+    for folder in reversed(_checkpoints(root)):
+        try:
+            manifest = Manifest.read(folder)
+            manifest.verify(folder)
+        except ArtifactError as error:
+            aside = folder.with_name(f"{DAMAGED}{folder.name}")
+            say(f"{error}; set aside as {aside.name}, the checkpoint before it is used")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(folder, aside)
+            continue
+        if manifest.config != dict(identity):
+            raise ArtifactError(
+                f"{folder}: belongs to another run ({'; '.join(_differences(manifest.config, dict(identity)))}); "
+                f"use the settings and data it was made with, or remove {root} to start over"
+            )
+        return Snapshot.read(folder)
+    return None
+
+
+def _checkpoints(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob(f"{PREFIX}*") if path.is_dir())
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """`key: old value -> new value` for each leaf in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        found = (_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys)
+        return [line for lines in found for line in lines]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

@@ -1,0 +1,120 @@
+"""The pre-training stage: shards in, an elastic model with its curves and its resumable state out."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from accordion.config.pretrain import ModelConfig, PretrainConfig
+from accordion.data.loader import ShardLoader
+from accordion.errors import ArtifactError
+from accordion.model import SubmodelSpec, save_model
+from accordion.model.losses import MODALITIES
+from accordion.observe import progress, record, say
+from accordion.store.atomic import atomic_write
+from accordion.store.manifest import MANIFEST, Manifest, describe_files
+from accordion.train.checkpoint import newest_checkpoint, save_checkpoint
+from accordion.train.loop import Trainer
+from accordion.train.unigram import unigram_losses
+from accordion.train.validate import judge_member, validation_batches, validation_losses
+
+
+def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -> dict[str, Any]:
+    """Train the elastic model on mixed batches of all modalities and judge every member of its family.
+
+    Args:
+        config: settings.
+        shards: packed training and validation sequences.
+        out: empty folder for the model, `curves.jsonl` and `state/`.
+        resume: folder of this run's checkpoints. The newest whole one in it is continued, bit for bit as if the
+            run had never stopped (with the same number of threads); it is created when missing and left as it is.
+
+    Returns:
+        Validation losses of the full model, of the unigram baseline and of every member; tokens, speed, steps.
+
+    Raises:
+        ArtifactError: a checkpoint in `resume` belongs to other settings or data.
+        TrainingDiverged: a loss or gradient became NaN or infinite.
+    """
+    shape = model_config(config, read_meta(shards))
+    for member in config.family:  # before training, not after it
+        SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
+    identity = {"pretrain": json.loads(config.model_dump_json()), "shards": shards_digest(shards)}
+    trainer = Trainer(config, shape, ShardLoader(shards, "train", batch=config.batch, seed=config.seed))
+    snapshot = newest_checkpoint(resume, identity)
+    if snapshot is not None:
+        trainer.restore(snapshot)
+        say(f"pretrain: resumed after step {trainer.done} of {config.steps}")
+    _train(trainer, config, resume, identity)
+    save_model(trainer.model, out)
+    atomic_write(out / "curves.jsonl", "".join(f"{line}\n" for line in trainer.curves))
+    state = out / "state"
+    state.mkdir()
+    final = trainer.snapshot()
+    del final.tensors["model"]  # it lies beside
+    final.write(state)
+    return {**judge(trainer, config, shards), "steps": trainer.done}
+
+
+def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dict[str, Any]) -> None:
+    latest: dict[str, float] = {}
+    steps = range(trainer.done, config.steps)
+    for _ in progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest)):
+        figures = trainer.step()
+        latest.update(figures)
+        speed = trainer.tokens / max(trainer.seconds, 1e-9)
+        record(trainer.done, {**figures, "tokens_per_second": speed})
+        if trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
+            save_checkpoint(resume, trainer.snapshot(), identity, kept=config.checkpoints_kept)
+
+
+def _note(figures: dict[str, float]) -> str:
+    return " ".join(f"{name} {figures[f'loss/{name}']:.3f}" for name in MODALITIES if f"loss/{name}" in figures)
+
+
+def judge(trainer: Trainer, config: PretrainConfig, shards: Path) -> dict[str, Any]:
+    """Validation losses of the trained model, the baseline and the family, and the speed of the run."""
+    model = trainer.model
+    data = list(validation_batches(shards, config.validation_sequences))
+    members = [
+        judge_member(model, member, data)
+        for member in progress(config.family, "validate family", total=len(config.family), unit="member")
+    ]
+    return {
+        "val_loss_full": validation_losses(model, data),
+        "val_loss_unigram": unigram_losses(shards, model.config),
+        "submodels": members,
+        "tokens": trainer.tokens,
+        "tokens_per_second": trainer.tokens / trainer.seconds,
+    }
+
+
+def model_config(config: PretrainConfig, meta: dict[str, Any]) -> ModelConfig:
+    """The model that fits the vocabularies of the shards."""
+    shape = config.model.model_dump()
+    layers, experts, top_k = shape.pop("layers"), shape.pop("experts"), shape.pop("top_k")
+    return ModelConfig.parse(
+        {
+            **shape,
+            "experts": (experts,) * layers,
+            "top_k": (top_k,) * layers,
+            **{name: meta[name] for name in ("text_vocabulary", "bits", "frames", "audio_levels", "audio_codebook")},
+            "scales": tuple(meta["scales"]),
+        },
+        where="pretrain.model",
+    )
+
+
+def read_meta(shards: Path) -> dict[str, Any]:
+    """meta.json of a shards folder."""
+    path = shards / "meta.json"
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; run the pack stage first")
+    return json.loads(path.read_text())
+
+
+def shards_digest(shards: Path) -> str:
+    """What identifies the data: the digest of its manifest, or of its files where it has none."""
+    if (shards / MANIFEST).is_file():
+        return Manifest.read(shards).digest
+    return hashlib.sha256(json.dumps(describe_files(shards), sort_keys=True).encode()).hexdigest()

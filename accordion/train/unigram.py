@@ -1,0 +1,55 @@
+"""What a model that ignores all context would score: the baseline that pre-training has to beat.
+
+Marginals are counted on the training shards and scored on the validation shards, in nats: a text token by its
+frequency, a vision bit by its index, an audio code by its level. Counts start at a half, so that a validation
+token which training never showed costs much but not infinity.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from accordion.config.pretrain import ModelConfig
+from accordion.data.batch import IMAGE, VIDEO
+
+Array = np.ndarray
+ROWS = 256  # sequences read at a time
+PRIOR = 0.5
+
+
+def unigram_losses(shards: Path, config: ModelConfig) -> dict[str, float]:
+    """Mean nats per text token, image bit, video bit and audio code of the context-free model."""
+    seen = _count(shards / "train", config)
+    losses = {}
+    for name, table in _count(shards / "val", config).items():
+        counts = seen[name] + PRIOR
+        probability = counts / counts.sum(-1, keepdims=True)
+        total = table.sum()
+        if total:
+            losses[name] = float(-(table * np.log(probability)).sum() / total)
+    return losses
+
+
+def _count(folder: Path, config: ModelConfig) -> dict[str, Array]:
+    """How often each value occurs: text (1, V), image and video (d, 2), audio (Q, C + 1)."""
+    text = np.zeros((1, config.text_vocabulary))
+    bits = {IMAGE: np.zeros((config.bits, 2)), VIDEO: np.zeros((config.bits, 2))}
+    audio = np.zeros((config.audio_levels, config.audio_codebook + 1))
+    for modality, token, target, codes in _chunks(folder):
+        text[0] += np.bincount(token[token >= 0], minlength=config.text_vocabulary)
+        for kind, table in bits.items():
+            chosen = target[(modality == kind) & (target[..., 0] >= 0)]
+            ones = chosen.sum(0, dtype=np.int64)
+            table += np.stack((len(chosen) - ones, ones), 1)
+        for level, table_row in enumerate(audio):
+            column = codes[..., level]
+            table_row += np.bincount(column[column >= 0], minlength=config.audio_codebook + 1)
+    return {"text": text, "image": bits[IMAGE], "video": bits[VIDEO], "audio": audio}
+
+
+def _chunks(folder: Path) -> Iterator[tuple[Array, ...]]:
+    names = ("modality", "target_token", "target_bits", "target_codes")
+    columns = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
+    for start in range(0, len(columns[0]), ROWS):
+        yield tuple(np.asarray(column[start : start + ROWS]) for column in columns)

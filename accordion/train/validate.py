@@ -1,0 +1,48 @@
+"""Validation losses of a model and of its sub-models."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accordion.config.pretrain import MemberSpec
+from accordion.data.batch import Batch
+from accordion.data.loader import batches
+from accordion.model import Model, SubmodelSpec, parameter_counts
+
+ROWS = 8  # sequences in a validation batch
+
+
+def validation_batches(shards: Path, sequences: int) -> Iterator[Batch]:
+    """About `sequences` validation sequences (whole batches), the same ones at every call."""
+    return islice(batches(shards, "val", ROWS), -(-sequences // ROWS))
+
+
+@torch.no_grad()
+def validation_losses(model: Model, data: Iterable[Batch], spec: SubmodelSpec | None = None) -> dict[str, float]:
+    """Mean nats per text token, image bit, video bit and audio code, of the model run as `spec`."""
+    training = model.training
+    model.eval()
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for batch in data:
+        losses = model(batch, None if spec is None else [spec] * len(batch))
+        for name, total in losses.sums.items():
+            sums[name] = sums.get(name, 0.0) + float(total)
+            counts[name] = counts.get(name, 0) + losses.counts[name]
+    model.train(training)
+    return {name: sums[name] / counts[name] for name in sums if counts[name]}
+
+
+def judge_member(model: Model, member: MemberSpec, data: Iterable[Batch]) -> dict[str, Any]:
+    """The figures of one family member, measured inside the full model."""
+    spec = SubmodelSpec.nested(model.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
+    parameters, active = parameter_counts(spec.config(model.config))
+    return {
+        **member.model_dump(),
+        "val_loss": validation_losses(model, data, spec),
+        "parameters": parameters,
+        "active_parameters": active,
+    }

@@ -1,0 +1,191 @@
+"""The pre-training stage: what it writes and returns, and that a resumed run is the same run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from accordion.config.pretrain import MemberSpec
+from accordion.data.loader import ShardLoader
+from accordion.errors import ArtifactError, ConfigError, TrainingDiverged
+from accordion.model import load_model
+from accordion.observe import listening
+from accordion.store.manifest import Manifest
+from accordion.train.loop import PosteriorScale, Trainer
+from accordion.train.pretrain import model_config, pretrain, read_meta
+from accordion.train.schedule import warmup_stable_decay
+from accordion.train.unigram import unigram_losses
+from tests.unit.train.synthetic_shards import tiny_config, write_shards
+
+
+@pytest.fixture
+def shards(tmp_path):
+    return write_shards(tmp_path / "shards")
+
+
+def run(tmp_path, config, shards, name):
+    out = tmp_path / name
+    out.mkdir()
+    return out, pretrain(config, shards=shards, out=out, resume=tmp_path / f"{name}-resume")
+
+
+def trainer(config, shards) -> Trainer:
+    loader = ShardLoader(shards, "train", batch=config.batch, seed=config.seed)
+    return Trainer(config, model_config(config, read_meta(shards)), loader)
+
+
+def test_it_writes_a_model_and_measures_every_member(tmp_path, shards):
+    seen = []
+    with listening(lambda step, figures: seen.append((step, figures))):
+        out, metrics = run(tmp_path, tiny_config(), shards, "a")
+    modalities = {"text", "image", "video", "audio"}
+    assert set(metrics["val_loss_full"]) == set(metrics["val_loss_unigram"]) == modalities
+    full, small = metrics["submodels"]
+    assert full["val_loss"] == pytest.approx(metrics["val_loss_full"])
+    assert small["val_loss"]["text"] != full["val_loss"]["text"]
+    assert small["parameters"] < full["parameters"] and small["active_parameters"] < full["active_parameters"]
+    assert metrics["steps"] == 12 and metrics["tokens"] == 12 * 4 * 48 - pad_count(shards, 12, 4)
+    curves = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in curves] == [step for step, _ in seen] == list(range(1, 13))
+    assert curves[3]["loss/text"] == seen[3][1]["loss/text"] and {"loss/video", "loss/mtp"} <= set(curves[0])
+    assert load_model(out).config.layers == 4
+    assert sum(weight.numel() for weight in load_model(out).parameters()) == full["parameters"]
+
+
+def pad_count(shards, steps, rows):
+    loader = ShardLoader(shards, "train", batch=rows, seed=0)
+    return sum(int((next(loader).modality == 0).sum()) for _ in range(steps))
+
+
+def test_training_learns_and_changes_every_expert(shards):
+    config = tiny_config(steps=40)
+    learner = trainer(config, shards)
+    before = {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
+    figures = [learner.step() for _ in range(40)]
+    for name in ("text", "image", "audio"):
+        assert figures[-1][f"loss/{name}"] < figures[0][f"loss/{name}"]
+    for name, weight in learner.model.named_parameters():
+        changed = weight != before[name]
+        assert changed.any(), name
+        if "expert_" in name:
+            assert changed.flatten(1).any(1).all(), name
+    assert any(layer.moe.bias.any() for layer in learner.model.layers)
+
+
+def test_a_resumed_run_is_bitwise_the_unbroken_one(tmp_path, shards):
+    config = tiny_config()
+    whole = trainer(config, shards)
+    for _ in range(12):
+        whole.step()
+    first = trainer(config, shards)
+    for _ in range(5):
+        first.step()
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    first.snapshot().write(folder)
+    second = trainer(config, shards)
+    second.restore(first.snapshot().read(folder))
+    for _ in range(7):
+        second.step()
+    assert second.curves == whole.curves
+    left, right = whole.snapshot(), second.snapshot()
+    for stem, tensors in left.tensors.items():
+        assert tensors.keys() == right.tensors[stem].keys()
+        assert all(torch.equal(tensor, right.tensors[stem][name]) for name, tensor in tensors.items()), stem
+    assert {**left.facts, "seconds": 0} == {**right.facts, "seconds": 0}
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, shards):
+    config = tiny_config()
+    out, first = run(tmp_path, config, shards, "a")
+    again = tmp_path / "again"
+    again.mkdir()
+    second = pretrain(config, shards=shards, out=again, resume=tmp_path / "a-resume")
+    assert (again / "curves.jsonl").read_text() == (out / "curves.jsonl").read_text()
+    assert second == first
+    assert len(list((tmp_path / "a-resume").iterdir())) == config.checkpoints_kept
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_continued(tmp_path, shards):
+    config = tiny_config()
+    out, _ = run(tmp_path, config, shards, "a")
+    resume = tmp_path / "a-resume"
+    weights = resume / "step-00000012" / "optimizer.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    (resume / ".step-00000016.abc.tmp").mkdir()
+    again = tmp_path / "again"
+    again.mkdir()
+    pretrain(config, shards=shards, out=again, resume=resume)
+    assert (again / "curves.jsonl").read_text() == (out / "curves.jsonl").read_text()
+    assert {path.name for path in resume.iterdir()} == {"damaged-step-00000012", "step-00000008", "step-00000012"}
+    Manifest.read(resume / "step-00000012").verify(resume / "step-00000012")
+
+
+def test_other_settings_and_other_data_are_refused_with_the_difference(tmp_path, shards):
+    run(tmp_path, tiny_config(), shards, "a")
+    with pytest.raises(ArtifactError, match=r"pretrain.batch: 4 -> 3"):
+        pretrain(tiny_config(batch=3), shards=shards, out=tmp_path, resume=tmp_path / "a-resume")
+    tokens = np.load(shards / "train" / "token.npy")
+    np.save(shards / "train" / "token.npy", tokens[::-1].copy())
+    with pytest.raises(ArtifactError, match=r"shards: '"):
+        pretrain(tiny_config(), shards=shards, out=tmp_path, resume=tmp_path / "a-resume")
+
+
+def test_a_non_finite_loss_stops_before_the_optimizer_and_names_the_sequence(tmp_path, shards):
+    features = np.load(shards / "train" / "vision_input.npy")
+    features[5] = np.nan
+    np.save(shards / "train" / "vision_input.npy", features)
+    learner = trainer(tiny_config(batch=24), shards)
+    before = {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
+    with pytest.raises(TrainingDiverged, match=r"step 1: loss is not finite.*of which \[5\] give"):
+        learner.step()
+    assert all(torch.equal(weight, before[name]) for name, weight in learner.model.named_parameters())
+
+
+def test_an_impossible_member_is_refused_before_training(tmp_path, shards):
+    config = tiny_config(family=(MemberSpec(name="deep", layers=9, experts=4, top_k=2),))
+    with pytest.raises(ConfigError, match="layers 9"):
+        pretrain(config, shards=shards, out=tmp_path, resume=tmp_path / "r")
+
+
+def test_the_sampler_warms_up_then_draws_every_member_and_the_full_model(shards):
+    learner = trainer(tiny_config(steps=100), shards)
+    assert learner.sampler.draw(9, 4) is None
+    drawn = [spec for step in range(10, 100) for spec in learner.sampler.draw(step, 4)]
+    share = sum(spec == learner.sampler.full for spec in drawn) / len(drawn)
+    assert set(learner.sampler.specs.values()) == set(drawn)
+    assert 0.45 < share < 0.68  # half by full_share, an eighth of the rest by chance
+    off = trainer(tiny_config(elastic={"enabled": False}), shards)
+    assert all(off.sampler.draw(step, 4) is None for step in range(12))
+
+
+def test_posterior_scaling_brings_modalities_to_one_interval():
+    scale = PosteriorScale(memory=0.5)
+    weights = {name: torch.tensor(value, requires_grad=True) for name, value in (("text", 6.0), ("image", 0.6))}
+    total = scale.total(dict(weights), mtp_weight=0.3)
+    assert total.item() == pytest.approx(1.0)
+    total.backward()
+    assert weights["text"].grad * 6 == pytest.approx(float(weights["image"].grad) * 0.6)
+    scale.total({"text": torch.tensor(2.0)}, mtp_weight=0.3)
+    assert scale.running == pytest.approx({"text": 4.0, "image": 0.6})
+
+
+def test_the_schedule_rises_stays_and_falls():
+    rate = [warmup_stable_decay(step, steps=100, warmup=10, decay_share=0.3) for step in range(100)]
+    assert rate[0] == pytest.approx(1 / 11) and rate[10:71] == [1.0] * 61
+    assert rate[71:] == sorted(rate[71:], reverse=True) and 0.1 < rate[-1] < 0.14
+
+
+def test_unigram_losses_are_the_entropies_of_the_marginals(shards):
+    config = model_config(tiny_config(), read_meta(shards))
+    losses = unigram_losses(shards, config)
+    targets = np.load(shards / "train" / "target_token.npy")
+    counts = np.bincount(targets[targets >= 0], minlength=config.text_vocabulary) + 0.5
+    held_out = np.load(shards / "val" / "target_token.npy")
+    expected = -np.log(counts / counts.sum())[held_out[held_out >= 0]].mean()
+    assert losses["text"] == pytest.approx(expected)
+    assert losses["image"] == pytest.approx(np.log(2), abs=0.02)  # fair random bits
+    assert losses["audio"] < np.log(config.audio_codebook + 1)
