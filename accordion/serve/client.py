@@ -20,6 +20,7 @@ from accordion.serve.server import ADMIN_KEY, ServerRecord
 MAX_TEXTS = 256  # in one request
 REQUEST_SECONDS = 30.0
 SETTLE_SECONDS = 120.0
+COUNT_SECONDS = 3.0
 _REFUSED = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND", "400", "404")
 
 
@@ -158,6 +159,19 @@ class Admin:
                     suffix = f":{sample.labels['quantile']}" if "quantile" in sample.labels else ""
                     totals[sample.name + suffix] = totals.get(sample.name + suffix, 0.0) + sample.value
         return totals
+
+    def answered(self, model: str, version: int, *, at_least: float = 0.0) -> float:
+        """Requests that one version answered, by Triton's own count.
+
+        The server counts a request just after its answer has left, so it is asked again for up to three
+        seconds while it says less than `at_least`.
+        """
+        deadline = time.monotonic() + COUNT_SECONDS
+        while True:
+            count = self.counters(model, version).get("nv_inference_request_success_total", 0.0)
+            if count >= at_least or time.monotonic() > deadline:
+                return count
+            time.sleep(0.05)
 
     def close(self) -> None:
         """End the connection."""

@@ -240,15 +240,14 @@ class _Rollout:
         pins, wanted = self.router.pins(), self.config.requests_per_step
         share = pins.share if pins.canary == version and pins.stable is not None else 1.0
         with Admin(running_server()) as admin:
-            before = admin.counters(self.config.model, version).get("nv_inference_request_success_total", 0.0)
+            before = admin.answered(self.config.model, version)
             traffic = send(
                 self.client, pins, self.queries, version, wanted, most=int(2 * wanted / max(share, 1e-3)) + 50
             )
-            after = admin.counters(self.config.model, version)
+            mine = traffic[version]
+            counted = admin.answered(self.config.model, version, at_least=before + len(mine.seconds)) - before
         self.requests += sum(part.requests for part in traffic.values())
         self.errors += sum(len(part.errors) for part in traffic.values())
-        mine = traffic[version]
-        counted = after.get("nv_inference_request_success_total", 0.0) - before
         judge(mine, counted, step=step, wanted=wanted, error_rate=self.config.error_rate, p99_ms=self.config.p99_ms)
         self.note(
             step.replace(" ", "_"), version, requests=mine.requests, errors=len(mine.errors), counted=counted,
