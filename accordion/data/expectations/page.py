@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
+    from jinja2 import Template
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1c2530 }
@@ -31,6 +32,9 @@ def write_page(
     results: Sequence["ExpectationSuiteValidationResult"], path: Path, title: str, failures: Sequence[str]
 ) -> None:
     """Render every suite's result below one heading, failures first; failed suites are unfolded."""
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    template = DefaultJinjaPageView().env.from_string(SECTIONS)
     parts = []
     for result in results:
         counts = result.statistics
@@ -40,7 +44,7 @@ def write_page(
             f"{counts['evaluated_expectations']} expectations met"
         )
         state = "" if result.success else " open"
-        parts.append(f"<details{state}><summary>{summary}</summary>{_body(result)}</details>")
+        parts.append(f"<details{state}><summary>{summary}</summary>{_body(result, template)}</details>")
     verdict = (
         "<p>Every expectation is met.</p>"
         if not failures
@@ -53,13 +57,10 @@ def write_page(
     )
 
 
-def _body(result: "ExpectationSuiteValidationResult") -> str:
+def _body(result: "ExpectationSuiteValidationResult", template: "Template") -> str:
     from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
 
-    view = DefaultJinjaPageView()
-    document = ValidationResultsPageRenderer().render(result).to_json_dict()
-    markup = view.env.from_string(SECTIONS).render(document)
+    markup = template.render(ValidationResultsPageRenderer().render(result).to_json_dict())
     markup = re.sub(r"<script\b.*?</script>", "", markup, flags=re.DOTALL)
     markup = re.sub(r'<div id="[^"]*-parent" >\s*<p class="m-0">.*?</p>', "<div>", markup, flags=re.DOTALL)
     return re.sub(r'<a\b[^>]*href="(?!#)[^"]*"[^>]*>(.*?)</a>', r"\1", markup, flags=re.DOTALL)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from accordion.data.expectations.page import write_page
@@ -19,6 +20,8 @@ from accordion.observe import progress
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.data_context import EphemeralDataContext
+    from great_expectations.datasource.fluent import PandasDatasource
 
 ROWS_NAMED = 5  # ids quoted in the error
 ROWS_KEPT = 1000  # failing rows of an expectation written to failed_rows.jsonl
@@ -86,9 +89,14 @@ def validate(suites: Iterable[Suite], out: Path, title: str) -> dict[str, Any]:
         ValidationFailed: one line for each failing expectation, with column, count and first rows; all
             failing rows were written to `out/failed_rows.jsonl` before.
     """
-    results, outcomes, sizes = [], [], {}
+    results: list[ExpectationSuiteValidationResult] = []
+    outcomes: list[Outcome] = []
+    sizes = {}
+    source = _context().data_sources.add_pandas("tables")
     for suite in progress(list(suites), title, unit="suite"):
-        result = _run(suite)
+        result = _run(suite, source)
+        for each in result.results:
+            each.result = _plain(each.result)
         results.append(result)
         outcomes += [_outcome(suite, each) for each in result.results]
         sizes[suite.name] = len(suite.table)
@@ -122,30 +130,46 @@ def validate(suites: Iterable[Suite], out: Path, title: str) -> dict[str, Any]:
     }
 
 
-def _run(suite: Suite) -> "ExpectationSuiteValidationResult":
+def _context() -> "EphemeralDataContext":
+    """An in-memory context: no project folder, no progress bars, and no telemetry."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     # imported here: it takes seconds, and only a process that validates should pay for them
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     context = gx.get_context(mode="ephemeral")
     context.enable_analytics(False)
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    asset = context.data_sources.add_pandas("tables").add_dataframe_asset(suite.name)
+    return context
+
+
+def _run(suite: Suite, source: "PandasDatasource") -> "ExpectationSuiteValidationResult":
+    from great_expectations import ExpectationSuite
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    asset = source.add_dataframe_asset(suite.name)
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": suite.table})
     expectations = [
         ExpectationConfiguration(type=each.type, kwargs=dict(each.arguments)).to_domain_obj()
         for each in suite.expectations
     ]
     return batch.validate(
-        gx.ExpectationSuite(suite.name, expectations=expectations),
+        ExpectationSuite(suite.name, expectations=expectations),
         result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["id"]},
     )
 
 
+def _plain(value: Any) -> Any:
+    """NumPy scalars as Python numbers: the page renderer takes no `np.float64(0.5)` of NumPy 2."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
 def _outcome(suite: Suite, result: "ExpectationValidationResult") -> Outcome:
-    document = result.to_json_dict()
+    document: dict[str, Any] = dict(result.to_json_dict())
     arguments = {key: value for key, value in document["expectation_config"]["kwargs"].items() if key != "batch_id"}
     details = document["result"]
     columns = arguments.pop("column", None) or ", ".join(arguments.pop("column_list", []))

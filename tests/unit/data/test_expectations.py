@@ -278,6 +278,7 @@ def test_too_few_positions_and_too_much_padding_are_named(tmp_path: Path) -> Non
     assert re.search(r"train positions: .*above_minimum.*first: text", message)
     assert re.search(r"train positions: .*not_as_in_meta.*first: text, image, audio", message)
     assert re.search(r"padding_share.*max_value=0.2\): observed 0.6", message)
+    assert "0.694" in (tmp_path / "out/report.html").read_text()
 
 
 def test_missing_parts_of_shards_are_named(tmp_path: Path) -> None:
