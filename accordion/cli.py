@@ -27,17 +27,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""Accordion: one elastic pre-training run, a family of models, served by Triton.
 
     The pipeline itself is started with `make run`. Afterwards, for example:
 
-    - `accordion status --latest` shows where the report, the MLflow UI and the served model are
-
-    - `accordion query "insert a chart"` searches a collection with the newest encoder
-
-    - `accordion inspect encoder` verifies the newest encoder and prints what it was made from
+    \b
+      accordion status --latest           where the report, MLflow and the served model are
+      accordion query "insert a chart"    search a collection with the newest encoder
+      accordion inspect encoder           verify it and print what it was made from
     """,
 )
 Artifact = Annotated[str, typer.Argument(help="KIND (its newest), KIND:DIGEST (the beginning is enough), or a folder.")]
