@@ -40,11 +40,11 @@ class VisionTokenizerConfig(Settings):
     image_size: int = Field(32, ge=8)
     scales: tuple[int, ...] = Field((1, 2, 4, 8), description="side of each scale, in tokens; the last is the latent's")
     bits: int = Field(10, ge=1, le=32)
-    channels: int = 48
+    channels: int = 32
     frames: int = Field(4, ge=1, description="frames of a video clip")
     steps: int = 300
     batch: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     seed: int = 0
 
 
@@ -56,9 +56,9 @@ class AudioTokenizerConfig(Settings):
     levels: int = Field(4, ge=1)
     codebook: int = Field(64, ge=2)
     channels: int = 48
-    steps: int = 300
+    steps: int = 400
     batch: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     seed: int = 0
 
 

@@ -7,7 +7,7 @@ sequence with the least room that still holds it (best fit), in a shuffled order
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -24,6 +24,7 @@ from accordion.data.tokenizers.vision_training import read_clips, read_png
 from accordion.errors import DataError
 from accordion.observe import progress, say
 
+Kind = Literal["image", "video", "audio"]
 _CLIPS = 32  # encoded at once
 
 
@@ -69,7 +70,7 @@ def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 def _split_documents(config: PackConfig, corpus: Path, split: str, assembler: Assembler) -> list[Document]:
     """Every document of a split; training documents are cut or repeated to their share of the positions."""
-    media = {
+    media: dict[Kind, list[Document]] = {
         "image": _images(corpus, split, assembler),
         "video": _videos(corpus, split, assembler),
         "audio": _audio(corpus, split, assembler),

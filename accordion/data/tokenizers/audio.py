@@ -110,7 +110,10 @@ class AudioTokenizer(nn.Module):
             nn.Conv1d(WIDTH, 4 * c, 1), Residual(4 * c, kernel=3), Residual(4 * c, kernel=3)
         )  # at 12.5 Hz
         self.spread = nn.Conv1d(4 * c, 2 * c * SPECTRA, 1)  # to 100 Hz
-        self.finish = nn.Sequential(Residual(2 * c, kernel=3), nn.Conv1d(2 * c, self.fft // 2 + 1, 1))
+        last = nn.Conv1d(2 * c, self.fft // 2 + 1, 1)
+        with torch.no_grad():
+            last.bias.fill_(-1.0)  # type: ignore[union-attr]  # starts at silence; a convolution made so has a bias
+        self.finish = nn.Sequential(Residual(2 * c, kernel=3), last)
 
     def spectrum(self, pcm: Tensor) -> Tensor:
         """PCM (B,N), N a multiple of the frame -> magnitudes (B,F,U), 1 for a full-scale sine."""

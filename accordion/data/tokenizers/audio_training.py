@@ -1,6 +1,7 @@
 """Stage train_audio_tokenizer: an autoencoder of log spectra first, then with its residual codebooks."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def load_clips(corpus: Path, split: str, config: AudioTokenizerConfig) -> list[T
         DataError: a clip has another rate, is empty, or the split has none.
     """
     table = pd.read_parquet(corpus / "audio.parquet", columns=["id", "pcm", "rate", "split"])
-    rows = table[table["split"] == split].itertuples()
+    rows: Iterable[Any] = table[table["split"] == split].itertuples()
     clips = [read_pcm(row.pcm, int(row.rate), str(row.id), config.sample_rate) for row in rows]
     if not clips:
         raise DataError(f"{corpus}/audio.parquet: no {split} clips; the audio tokenizer needs some in each split")
@@ -114,7 +115,7 @@ def _segment(spectrum: Tensor, generator: torch.Generator) -> Tensor:
 def codec_loss(model: AudioTokenizer, magnitude: Tensor, generator: torch.Generator, *, quantized: bool) -> Tensor:
     """Loss of a batch of magnitude spectra (B,F,U); the codebooks move as well when `quantized`.
 
-    L1 of log spectra, as they are and averaged over 2 and 4 spectra and over mel bands (multi-resolution,
+    L1 and square of log spectra, L1 of them averaged over 2 and 4 spectra and mel bands (multi-resolution,
     SoundStream section III.E); commitment 0.25 (z - sg(q))^2; for code 1 the squared error of log-mel
     halves of the frame predicted from its vector alone (distillation, SpeechTokenizer, arXiv 2308.16692,
     section 3.3, with log-mel in place of a teacher). The number of levels is drawn (quantizer dropout).
@@ -139,7 +140,7 @@ def codec_loss(model: AudioTokenizer, magnitude: Tensor, generator: torch.Genera
     error = model.restore(code) - target
     spectral = sum((F.avg_pool1d(error, size) if size > 1 else error).abs().mean() for size in (1, 2, 4))
     bands = (model.filters @ error).abs().mean()
-    return spectral / 3 + bands + extra
+    return spectral / 3 + bands + error.square().mean() + extra
 
 
 def _semantic_loss(model: AudioTokenizer, vectors: Tensor, mel: Tensor) -> Tensor:

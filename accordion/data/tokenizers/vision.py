@@ -102,9 +102,10 @@ class CausalConv(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, stride: int = 1, memory: int = 1) -> None:
         super().__init__()
         self.present = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
-        self.past = nn.ModuleList(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False) for _ in range(memory))
-        for kernel in self.past:
+        kernels = [nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False) for _ in range(memory)]
+        for kernel in kernels:
             nn.init.zeros_(kernel.weight)
+        self.past = nn.ModuleList(kernels)
 
     def forward(self, x: Tensor) -> Tensor:
         count, frames = x.shape[:2]

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ def train_vision_tokenizer(config: VisionTokenizerConfig, *, out: Path, corpus: 
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = VisionTokenizer(config).to(memory_format=torch.channels_last)
+        model = VisionTokenizer(config)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     loss = _fit(model, pictures["train"], generator)
     model.eval().save(out)
     held = pictures["val"]
@@ -55,11 +56,11 @@ def train_vision_tokenizer(config: VisionTokenizerConfig, *, out: Path, corpus: 
 def load_pictures(corpus: Path, split: str, config: VisionTokenizerConfig) -> Pictures:
     """Read one split of images.parquet and video.parquet."""
     images = pd.read_parquet(corpus / "images.parquet", columns=["id", "png", "split"])
-    rows = images[images["split"] == split].itertuples()
+    rows: Iterable[Any] = images[images["split"] == split].itertuples()
     pixels = [read_png(row.png, str(row.id), config.image_size) for row in rows]
     video = pd.read_parquet(corpus / "video.parquet", columns=["id", "frames", "n", "height", "width", "split"])
-    rows = video[video["split"] == split].itertuples()
-    clips = [clip for row in rows for clip in read_clips(row, config.image_size, config.frames)]
+    scenes: Iterable[Any] = video[video["split"] == split].itertuples()
+    clips = [clip for row in scenes for clip in read_clips(row, config.image_size, config.frames)]
     size = config.image_size
     return Pictures(
         torch.stack(pixels) if pixels else torch.empty(0, 3, size, size, dtype=torch.uint8),
