@@ -91,6 +91,8 @@ def test_a_good_corpus_passes_offline_with_a_self_contained_page(
     assert "Every expectation is met" in page and "manual judgements" in page
     assert not re.search(r"<script|(src|href)=.?(https?:)?//|@import|<link", page)
     assert not (out / "failed_rows.jsonl").exists()
+    check(tmp_path, tmp_path / "corpus")
+    assert (out / "report.html").read_text() == page  # the same data, the same artifact
 
 
 def damage_text(t: dict[str, pd.DataFrame]) -> None:
