@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from accordion.config.release import RolloutConfig
 from accordion.errors import ServiceError
 from accordion.home import home
+from accordion.retrieval.export import read_golden
 from accordion.serve.rollout import Release
 from accordion.serve.rollout import rollback as serve_previous
 from accordion.serve.rollout import rollout as bring
@@ -49,8 +48,7 @@ def server(config: RolloutConfig, store: Store) -> Any:
         encoder = store.open(Artifact.parse(found.tags["artifact"]))
         out = home() / "registry" / f"rollout-{version}"
         out.mkdir(parents=True, exist_ok=True)
-        with np.load(encoder / "golden.npz", allow_pickle=False) as golden:
-            queries = [str(text) for text in golden["texts"]]
+        queries, _ = read_golden(encoder)
         bring(config, out=out, encoder=encoder, queries=queries, version=version)
 
     return serve
