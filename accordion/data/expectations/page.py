@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
@@ -60,7 +60,7 @@ def write_page(
 def _body(result: "ExpectationSuiteValidationResult", template: "Template") -> str:
     from great_expectations.render.renderer import ValidationResultsPageRenderer
 
-    result.meta.pop("batch_markers", None)  # load times: the same data shall give the same page
+    cast("dict[str, Any]", result.meta).pop("batch_markers", None)  # load times: the same data shall give the same page
     markup = template.render(ValidationResultsPageRenderer().render(result).to_json_dict())
     markup = re.sub(r"-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", markup)  # random parts of element ids
     markup = re.sub(r"<script\b.*?</script>", "", markup, flags=re.DOTALL)
