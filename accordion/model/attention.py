@@ -6,9 +6,8 @@ from torch import Tensor, nn
 
 from accordion.data.batch import PAD, VIDEO, Batch
 from accordion.model.cache import Cache
+from accordion.model.norm import RmsNorm
 from accordion.model.rope import Rope, rotate
-
-EPSILON = 1e-6
 
 
 class Attention(nn.Module):
@@ -19,8 +18,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(hidden, 3 * hidden, bias=False)
         self.out = nn.Linear(hidden, hidden, bias=False)
-        self.norm_q = nn.RMSNorm(hidden // heads, eps=EPSILON)
-        self.norm_k = nn.RMSNorm(hidden // heads, eps=EPSILON)
+        self.norm_q = RmsNorm(hidden // heads)
+        self.norm_k = RmsNorm(hidden // heads)
 
     def forward(self, x: Tensor, rope: Rope, mask: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
         """Attend: x (B, S, H) -> (B, S, H).
@@ -62,6 +61,11 @@ def group_mask(batch: Batch, window: int, hidden_frames: Tensor | None = None) -
             unseen |= (age > 0) & hidden_frames.unsqueeze(1)
         mask &= ~(unseen & video.unsqueeze(2) & video.unsqueeze(1))
     return (mask | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)).unsqueeze(1)
+
+
+def additive(mask: Tensor) -> Tensor:
+    """A bool mask as the number to add to a score: converted once instead of in every layer."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 def draw_hidden_frames(batch: Batch, chance: float, generator: torch.Generator) -> Tensor | None:

@@ -1,11 +1,10 @@
 """Outputs of the backbone: next text token, the token after it, vision bits, audio codes."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig
-from accordion.model.attention import EPSILON
+from accordion.model.norm import RmsNorm, rms_norm
 
 
 class Heads(nn.Module):
@@ -19,17 +18,17 @@ class Heads(nn.Module):
         self.audio_norm = nn.Parameter(torch.ones(levels, hidden))
         self.audio = nn.Parameter(torch.empty(levels, codes, hidden))
         self.audio_code = nn.Parameter(torch.empty(levels - 1, codes, hidden))
-        self.mtp_norm_state = nn.RMSNorm(hidden, eps=EPSILON)
-        self.mtp_norm_token = nn.RMSNorm(hidden, eps=EPSILON)
+        self.mtp_norm_state = RmsNorm(hidden)
+        self.mtp_norm_token = RmsNorm(hidden)
         self.mtp_mix = nn.Linear(2 * hidden, hidden, bias=False)
-        self.mtp_norm = nn.RMSNorm(hidden, eps=EPSILON)
+        self.mtp_norm = RmsNorm(hidden)
 
     def audio_logits(self, level: int, state: Tensor) -> Tensor:
         """Logits (n, C + 1) of the code of `level` (from 0) of the next frame, from its layer's output (n, H).
 
         Index C is end-of-audio, at every level.
         """
-        return F.rms_norm(state, state.shape[-1:], self.audio_norm[level], EPSILON) @ self.audio[level].t()
+        return rms_norm(state, self.audio_norm[level]) @ self.audio[level].t()
 
     def mtp_logits(self, state: Tensor, next_token: Tensor) -> Tensor:
         """Logits (n, V) of the token after the next (multi-token prediction, arXiv 2412.19437 section 2.2, here

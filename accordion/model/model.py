@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import PAD, Batch
 from accordion.errors import DataError
-from accordion.model.attention import EPSILON, Attention, causal_mask, draw_hidden_frames, group_mask
+from accordion.model.attention import Attention, additive, causal_mask, draw_hidden_frames, group_mask
 from accordion.model.cache import Cache, empty_cache
 from accordion.model.elastic import EVERYTHING, LayerPlan, SubmodelSpec, plan_layers
 from accordion.model.embeddings import Embeddings
 from accordion.model.heads import Heads
 from accordion.model.losses import Losses, Outputs, Targets
 from accordion.model.moe import MoE
+from accordion.model.norm import RmsNorm
 from accordion.model.rope import Rope, rope_table
 
 Observer = Callable[[int, Tensor, Tensor], None]
@@ -27,9 +28,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.norm_attention = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.norm_attention = RmsNorm(config.hidden)
         self.attention = Attention(config.hidden, config.heads)
-        self.norm_moe = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.norm_moe = RmsNorm(config.hidden)
         self.moe = MoE(
             config.hidden, config.experts[layer], config.top_k[layer], config.expert_hidden, config.shared_hidden
         )
@@ -69,7 +70,7 @@ class Model(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers: Sequence[Block] = nn.ModuleList(Block(config, layer) for layer in range(config.layers))  # type: ignore[assignment]
-        self.norm = nn.RMSNorm(config.hidden, eps=EPSILON)
+        self.norm = RmsNorm(config.hidden)
         self.heads = Heads(config)
         self._initialise(torch.Generator().manual_seed(seed))
 
@@ -137,7 +138,7 @@ class Model(nn.Module):
         x = self._blocks(
             self.embeddings(batch),
             self._rope(batch.position),
-            group_mask(batch, self.config.video_window, hidden_frames),
+            additive(group_mask(batch, self.config.video_window, hidden_frames)),
             None if bool(live.all()) else live,
             plan_layers(self.config, specs, len(batch)),
             after=predict_codes if len(targets.audio_at) else None,
