@@ -6,6 +6,8 @@ from typing import Any
 
 from accordion.config.release import RegisterConfig
 from accordion.observe import say
+from accordion.report.card import model_card
+from accordion.report.summary import summarise
 from accordion.store import Artifact, Manifest, Store
 from accordion.store.dvc import Versions
 from accordion.store.lineage import ancestors, tree
@@ -36,7 +38,12 @@ def register(
     judged = json.loads((verdict / "verdict.json").read_text())
     figures = json.loads((evaluate / "metrics.json").read_text())
     tags = _tags(artifact, judged, figures, store, versions, run)
-    card = _card(config.model, artifact, judged, figures, store)
+    card = model_card(
+        summarise({"evaluate": figures, "gate": judged}, {}),
+        name=config.model,
+        lineage=tree(store, artifact),
+        encoder=json.loads((encoder / "contract.json").read_text(encoding="utf-8")),
+    )
     with writer():
         version, new = _version(client, config.model, artifact, encoder, tracker.run_id, card)
         for name, value in tags.items():
@@ -103,26 +110,3 @@ def _tags(
         for system in ("encoder", "bm25"):
             tags[f"ndcg10.{domain}.{system}"] = f"{systems[system]['ndcg10']['mean']:.4f}"
     return tags
-
-
-def _card(model: str, artifact: Artifact, judged: dict[str, Any], figures: dict[str, Any], store: Store) -> str:
-    """The model card, Markdown."""
-    rows = [
-        f"| {domain} | {systems['encoder']['ndcg10']['mean']:.3f} "
-        f"({systems['encoder']['ndcg10']['low']:.3f} to {systems['encoder']['ndcg10']['high']:.3f}) "
-        f"| {systems['untrained']['ndcg10']['mean']:.3f} | {systems['bm25']['ndcg10']['mean']:.3f} |"
-        for domain, systems in figures["domains"].items()
-    ]
-    checks = [
-        f"- {'pass' if check['passed'] else '**fail**'}: {check.get('name', check['figure'])}: {check['message']}"
-        for check in judged["checks"]
-    ]
-    return "\n".join([
-        f"# {model}", "",
-        "Text retrieval encoder: a sub-model of an elastic mixture-of-experts model, distilled for retrieval. "
-        "`contract.json` states pooling, prefixes, longest input and dimension; `encoder.onnx` pools and normalises.",
-        "", "## Zero-shot retrieval, nDCG@10 (95 % interval)", "",
-        "| domain | encoder | untrained | BM25 |", "|---|---|---|---|", *rows,
-        "", f"## Gate: {'passed' if judged['passed'] else 'failed'}", "", *checks,
-        "", "## Lineage", "", "```", tree(store, artifact), "```", "",
-    ])  # fmt: skip

@@ -22,9 +22,9 @@ def tracking_uri(runtime: RuntimeConfig) -> str:
     """The MLflow server to use: the configured one, or the local one that `make up` starts."""
     if runtime.services.mlflow_uri:
         return runtime.services.mlflow_uri
-    from accordion.serve.services import service_urls
+    from accordion.serve.services import mlflow_url
 
-    return service_urls()["mlflow"]
+    return mlflow_url()
 
 
 def client(uri: str) -> Any:

@@ -62,9 +62,9 @@ def _links(run: Run, served: bool) -> dict[str, str]:
     if run.tracking_uri.startswith("http"):
         links["mlflow"] = run.tracking_uri
     if served:
-        from accordion.serve.services import service_urls
+        from accordion.serve.services import triton_addresses
 
-        links["endpoint"] = run.settings.services.triton_http or service_urls()["triton_http"]
+        links["endpoint"] = triton_addresses().http
         links["example"] = 'accordion query "how do I freeze the first row"'
     return links
 

@@ -101,29 +101,28 @@ def status() -> dict[str, dict[str, Any]]:
     return found
 
 
-def service_urls() -> dict[str, str]:
-    """Addresses of the running services: `mlflow` (URL), `triton_http`, `triton_grpc`, `triton_metrics` (host:port).
+def mlflow_url() -> str:
+    """Address of the running MLflow server.
 
     Raises:
-        ServiceError: one of them is not running.
+        ServiceError: it is not running.
     """
-    mlflow, record = _read_mlflow(), read_record(SERVER)
-    down_now = [
-        name
-        for name, alive in (
-            ("MLflow", mlflow is not None and mlflow.process() is not None),
-            ("Triton", record is not None and record.alive()),
-        )
-        if not alive
-    ]
-    if down_now or mlflow is None or record is None:
-        raise ServiceError(f"{' and '.join(down_now)} not running; start the services with `accordion up`")
-    return {
-        "mlflow": mlflow.url,
-        "triton_http": record.http,
-        "triton_grpc": record.grpc,
-        "triton_metrics": record.metrics,
-    }
+    mlflow = _read_mlflow()
+    if mlflow is None or mlflow.process() is None:
+        raise ServiceError("MLflow is not running; start the services with `accordion up`")
+    return mlflow.url
+
+
+def triton_addresses() -> ServerRecord:
+    """Addresses (`http`, `grpc`, `metrics`, each host:port) of the running Triton server.
+
+    Raises:
+        ServiceError: it is not running.
+    """
+    record = read_record(SERVER)
+    if record is None or not record.alive():
+        raise ServiceError("Triton is not running; start the services with `accordion up`")
+    return record
 
 
 def answers(url: str) -> bool:

@@ -14,8 +14,10 @@ pytestmark = [pytest.mark.services, pytest.mark.triton, pytest.mark.slow]
 
 def test_services_start_once_beside_taken_ports_and_a_dead_one_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCORDION_HOME", str(tmp_path))
-    with pytest.raises(ServiceError, match="MLflow and Triton not running"):
-        services.service_urls()
+    with pytest.raises(ServiceError, match="MLflow is not running"):
+        services.mlflow_url()
+    with pytest.raises(ServiceError, match="Triton is not running"):
+        services.triton_addresses()
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -27,7 +29,7 @@ def test_services_start_once_beside_taken_ports_and_a_dead_one_is_noticed(tmp_pa
             first = services.up()
             assert not first["mlflow"]["url"].endswith(f":{services.MLFLOW_PORT}")
             assert services.up() == first
-            assert services.service_urls()["mlflow"] == first["mlflow"]["url"]
+            assert services.mlflow_url() == first["mlflow"]["url"]
             recorded = (tmp_path / "services.json").read_text()
             assert json.loads(recorded)["triton"]["pid"] == first["triton"]["pid"] and "secret" not in recorded
             killed = psutil.Process(first["mlflow"]["pid"])
@@ -35,8 +37,8 @@ def test_services_start_once_beside_taken_ports_and_a_dead_one_is_noticed(tmp_pa
             assert workers
             killed.kill()
             killed.wait(10)
-            with pytest.raises(ServiceError, match="MLflow not running"):
-                services.service_urls()
+            with pytest.raises(ServiceError, match="MLflow is not running"):
+                services.mlflow_url()
             assert not services.status()["mlflow"]["running"] and services.status()["triton"]["running"]
         finally:
             stopped = services.down()

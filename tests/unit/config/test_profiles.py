@@ -36,7 +36,7 @@ def test_unknown_key_deep_in_a_section_lists_the_known_ones():
         ("pretrain.model.hidden=wide", r"pretrain\.model\.hidden: got 'wide'; input should be a valid integer"),
         ("pretrain.steps=0", r"pretrain\.steps: got 0; input should be greater than or equal to 1"),
         ("rollout.golden_cosine=1.5", r"rollout\.golden_cosine: got 1\.5; input should be less than or equal to 1"),
-        ("runtime.environment=moon", r"runtime\.environment: got 'moon'"),
+        ("runtime.threads=many", r"runtime\.threads: got 'many'"),
         ("pretrain.optimizer.learning_rate=.nan", r"pretrain\.optimizer\.learning_rate"),
         ("steps", r"'steps': an override is written section\.key=value"),
     ],
