@@ -75,14 +75,15 @@ def _note(figures: dict[str, float]) -> str:
 def judge(trainer: Trainer, config: PretrainConfig, shards: Path) -> dict[str, Any]:
     """Validation losses of the trained model, the baseline and the family, and the speed of the run."""
     model = trainer.model
-    data = list(validation_batches(shards, config.validation_sequences))
+    data = validation_batches(shards, config.validation_sequences)
+    full = validation_losses(model, data)
     members = [
-        judge_member(model, member, data)
+        judge_member(model, member, data, full)
         for member in progress(config.family, "validate family", total=len(config.family), unit="member")
     ]
     return {
-        "val_loss_full": validation_losses(model, data),
-        "val_loss_unigram": unigram_losses(shards, model.config),
+        "val_loss_full": full,
+        "val_loss_unigram": unigram_losses(shards, model.config, data),
         "submodels": members,
         "tokens": trainer.tokens,
         "tokens_per_second": trainer.tokens / trainer.seconds,

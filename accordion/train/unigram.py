@@ -5,24 +5,26 @@ frequency, a vision bit by its index, an audio code by its level. Counts start a
 token which training never showed costs much but not infinity.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from accordion.config.pretrain import ModelConfig
-from accordion.data.batch import IMAGE, VIDEO
+from accordion.data.batch import IMAGE, VIDEO, Batch
 
 Array = np.ndarray
+COLUMNS = ("modality", "target_token", "target_bits", "target_codes")
 ROWS = 256  # sequences read at a time
 PRIOR = 0.5
 
 
-def unigram_losses(shards: Path, config: ModelConfig) -> dict[str, float]:
-    """Mean nats per text token, image bit, video bit and audio code of the context-free model."""
-    seen = _count(shards / "train", config)
+def unigram_losses(shards: Path, config: ModelConfig, data: Iterable[Batch]) -> dict[str, float]:
+    """Mean nats per text token, image bit, video bit and audio code of the context-free model on `data`."""
+    seen = _count(_chunks(shards / "train"), config)
+    columns = ([getattr(batch, name).numpy().astype(np.int64) for name in COLUMNS] for batch in data)
     losses = {}
-    for name, table in _count(shards / "val", config).items():
+    for name, table in _count(columns, config).items():
         counts = seen[name] + PRIOR
         probability = counts / counts.sum(-1, keepdims=True)
         total = table.sum()
@@ -31,12 +33,12 @@ def unigram_losses(shards: Path, config: ModelConfig) -> dict[str, float]:
     return losses
 
 
-def _count(folder: Path, config: ModelConfig) -> dict[str, Array]:
+def _count(chunks: Iterable[Sequence[Array]], config: ModelConfig) -> dict[str, Array]:
     """How often each value occurs: text (1, V), image and video (d, 2), audio (Q, C + 1)."""
     text = np.zeros((1, config.text_vocabulary))
     bits = {IMAGE: np.zeros((config.bits, 2)), VIDEO: np.zeros((config.bits, 2))}
     audio = np.zeros((config.audio_levels, config.audio_codebook + 1))
-    for modality, token, target, codes in _chunks(folder):
+    for modality, token, target, codes in chunks:
         text[0] += np.bincount(token[token >= 0], minlength=config.text_vocabulary)
         for kind, table in bits.items():
             chosen = target[(modality == kind) & (target[..., 0] >= 0)]
@@ -48,8 +50,7 @@ def _count(folder: Path, config: ModelConfig) -> dict[str, Array]:
     return {"text": text, "image": bits[IMAGE], "video": bits[VIDEO], "audio": audio}
 
 
-def _chunks(folder: Path) -> Iterator[tuple[Array, ...]]:
-    names = ("modality", "target_token", "target_bits", "target_codes")
-    columns = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
+def _chunks(folder: Path) -> Iterator[Sequence[Array]]:
+    columns = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS]
     for start in range(0, len(columns[0]), ROWS):
-        yield tuple(np.asarray(column[start : start + ROWS]) for column in columns)
+        yield [np.asarray(column[start : start + ROWS]) for column in columns]

@@ -1,7 +1,6 @@
 """Validation losses of a model and of its sub-models."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,17 @@ import torch
 
 from accordion.config.pretrain import MemberSpec
 from accordion.data.batch import Batch
-from accordion.data.loader import batches
+from accordion.data.loader import ShardLoader
 from accordion.model import Model, SubmodelSpec, parameter_counts
 
 ROWS = 8  # sequences in a validation batch
 
 
-def validation_batches(shards: Path, sequences: int) -> Iterator[Batch]:
-    """About `sequences` validation sequences (whole batches), the same ones at every call."""
-    return islice(batches(shards, "val", ROWS), -(-sequences // ROWS))
+def validation_batches(shards: Path, sequences: int) -> list[Batch]:
+    """`sequences` validation sequences (all, if there are fewer) from all over the split, the same at every call."""
+    count = min(sequences, ShardLoader(shards, "val", batch=1, seed=0).sequences)
+    drawn = next(ShardLoader(shards, "val", batch=count, seed=0))
+    return [drawn.select(slice(start, start + ROWS)) for start in range(0, count, ROWS)]
 
 
 @torch.no_grad()
@@ -36,13 +37,13 @@ def validation_losses(model: Model, data: Iterable[Batch], spec: SubmodelSpec | 
     return {name: sums[name] / counts[name] for name in sums if counts[name]}
 
 
-def judge_member(model: Model, member: MemberSpec, data: Iterable[Batch]) -> dict[str, Any]:
-    """The figures of one family member, measured inside the full model."""
+def judge_member(model: Model, member: MemberSpec, data: Iterable[Batch], full: dict[str, float]) -> dict[str, Any]:
+    """The figures of one family member, measured inside the full model, whose own losses are `full`."""
     spec = SubmodelSpec.nested(model.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
     parameters, active = parameter_counts(spec.config(model.config))
     return {
         **member.model_dump(),
-        "val_loss": validation_losses(model, data, spec),
+        "val_loss": full if spec == SubmodelSpec.full(model.config) else validation_losses(model, data, spec),
         "parameters": parameters,
         "active_parameters": active,
     }

@@ -16,6 +16,7 @@ from accordion.train.loop import PosteriorScale, Trainer
 from accordion.train.pretrain import model_config, pretrain, read_meta
 from accordion.train.schedule import warmup_stable_decay
 from accordion.train.unigram import unigram_losses
+from accordion.train.validate import validation_batches
 from tests.unit.train.synthetic_shards import tiny_config, write_shards
 
 
@@ -181,7 +182,7 @@ def test_the_schedule_rises_stays_and_falls():
 
 def test_unigram_losses_are_the_entropies_of_the_marginals(shards):
     config = model_config(tiny_config(), read_meta(shards))
-    losses = unigram_losses(shards, config)
+    losses = unigram_losses(shards, config, validation_batches(shards, 64))
     targets = np.load(shards / "train" / "target_token.npy")
     counts = np.bincount(targets[targets >= 0], minlength=config.text_vocabulary) + 0.5
     held_out = np.load(shards / "val" / "target_token.npy")
