@@ -39,21 +39,21 @@ def _default_checks() -> dict[str, CheckConfig]:
     """What every profile demands unless its own `gate.checks` says otherwise."""
     source = "evaluate.domains.libreoffice-help"
     checks: dict[str, CheckConfig] = {
-        "extraction is exact": CheckConfig(figure="extract.max_abs_logit_diff", direction="at_most", threshold=1e-5)
+        "extraction_exact": CheckConfig(figure="extract.max_abs_logit_diff", direction="at_most", threshold=1e-5)
     }
-    # Validation loss against the unigram marginals of the same modality: shares of issue figures.
+    # Validation loss against the unigram marginals of the same modality: the share that may be left.
     for modality, share in (("text", 0.75), ("image", 0.92), ("video", 0.92), ("audio", 0.92)):
-        checks[f"{modality} beats unigram"] = CheckConfig(
+        checks[f"{modality}_beats_unigram"] = CheckConfig(
             figure=f"pretrain.val_loss_full.{modality}", over=f"pretrain.val_loss_unigram.{modality}",
             direction="at_most", threshold=share,
         )  # fmt: skip
-    checks["reinforcement learning helps"] = CheckConfig(
+    checks["rl_helps"] = CheckConfig(
         figure="rl.pass_after.rate", minus="rl.pass_before.rate", direction="above", threshold=0.0, minimum_count=200
     )
-    checks["training the encoder helps"] = CheckConfig(
+    checks["encoder_training_helps"] = CheckConfig(
         figure=f"{source}.gain.ndcg10.low", direction="above", threshold=0.0, minimum_count=100
     )
-    checks["and not by chance"] = CheckConfig(
+    checks["encoder_gain_significant"] = CheckConfig(
         figure=f"{source}.encoder_vs_untrained_p", direction="below", threshold=0.01
     )
     return checks

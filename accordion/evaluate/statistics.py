@@ -101,9 +101,9 @@ def paired_randomisation(
 
 
 def _checked(values: NDArray[np.floating], name: str) -> NDArray[np.float64]:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0:
-        raise DataError(f"{name}: got an array of shape {values.shape}; wants at least one number in one dimension")
-    if not np.isfinite(values).all():
-        raise DataError(f"{name}: item {int(np.flatnonzero(~np.isfinite(values))[0])} is NaN or infinite")
-    return values
+    checked = np.asarray(values, dtype=np.float64)
+    if checked.ndim != 1 or len(checked) == 0:
+        raise DataError(f"{name}: got an array of shape {checked.shape}; wants at least one number in one dimension")
+    if not np.isfinite(checked).all():
+        raise DataError(f"{name}: item {int(np.flatnonzero(~np.isfinite(checked))[0])} is NaN or infinite")
+    return checked

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -70,7 +71,9 @@ def new_encoder(member: Path, contract: EncoderContract, seed: int) -> Encoder:
     return encoder
 
 
-def contract_for(*, pooling: str, bidirectional: bool, max_tokens: int, dimension: int) -> EncoderContract:
+def contract_for(
+    *, pooling: Literal["mean", "last"], bidirectional: bool, max_tokens: int, dimension: int
+) -> EncoderContract:
     """The contract of an encoder of this repository: BOS first, no prefixes, padding masked."""
     return EncoderContract(
         pooling=pooling, bidirectional=bidirectional, query_prefix="", document_prefix="",

@@ -27,11 +27,14 @@ class DistilLoss(nn.Module):
     def __init__(self, *, temperature: float, weight: float) -> None:
         super().__init__()
         self.weight = weight
+        # Only `compute_loss_from_embeddings` is used, which needs no model.
         self.pairs = MultipleNegativesRankingLoss(
-            model=None, scale=1 / temperature, directions=("query_to_doc", "doc_to_query"),
+            model=None,  # type: ignore[arg-type]
+            scale=1 / temperature,
+            directions=("query_to_doc", "doc_to_query"),
             partition_mode="per_direction",
-        )  # fmt: skip
-        self.teacher = EmbedDistillLoss(model=None, distance_metric="cosine")
+        )
+        self.teacher = EmbedDistillLoss(model=None, distance_metric="cosine")  # type: ignore[arg-type]
 
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> LossParts:
         """Loss of a batch of pairs, row i of the documents being the positive of row i of the queries.

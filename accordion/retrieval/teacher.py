@@ -23,8 +23,10 @@ def teacher_embeddings(texts: Sequence[str], *, max_tokens: int) -> NDArray[np.f
 
     model = SentenceTransformer(str(MODEL_DIR), device="cuda" if torch.cuda.is_available() else "cpu")
     model.max_seq_length = max_tokens
+    width = model.get_embedding_dimension()
+    assert width is not None
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-    out = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+    out = np.empty((len(texts), width), dtype=np.float32)
     blocks = [order[start : start + 32] for start in range(0, len(order), 32)]
     for block in progress(blocks, "teacher embeddings", unit="batch"):
         out[block] = model.encode([texts[index] for index in block], normalize_embeddings=True, show_progress_bar=False)
