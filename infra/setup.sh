@@ -42,7 +42,7 @@ make_pipeline_environment() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check "$(grep '^torch==' requirements.lock)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
     say "installing the $(grep -c == requirements.lock) locked packages"
-    .venv/bin/uv pip install --quiet --no-deps --python .venv/bin/python -r requirements.lock
+    .venv/bin/uv pip install --quiet --no-deps --compile-bytecode --python .venv/bin/python -r requirements.lock
     .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --python .venv/bin/python -e .
     echo "$key" >"$stamp"
 }

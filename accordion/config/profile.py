@@ -38,6 +38,34 @@ class Profile(Settings):
     register_model: RegisterConfig = RegisterConfig()
     rollout: RolloutConfig = RolloutConfig()
 
+    def disagreements(self) -> list[str]:
+        """What sections ask of each other and do not get, one line for each, beginning with the path of the key."""
+        shape = self.pretrain.model
+        most = {"layers": shape.layers, "experts": shape.experts, "top_k": shape.top_k}
+        drawn = {"pretrain.elastic": self.pretrain.elastic, "sft.elastic": self.sft.elastic}
+        asked = [
+            (f"{path}.{axis}", value)
+            for path, elastic in drawn.items()
+            for axis in most
+            for value in getattr(elastic, axis)
+        ]
+        members = {"pretrain.family": self.pretrain.family, "extract.members": self.extract.members}
+        asked += [
+            (f"{path}.{member.name}.{axis}", getattr(member, axis))
+            for path, family in members.items()
+            for member in family
+            for axis in most
+        ]
+        lines = [
+            f"{path}: got {value}; pretrain.model has {most[path.rpartition('.')[2]]}"
+            for path, value in asked
+            if value > most[path.rpartition(".")[2]]
+        ]
+        names = [member.name for member in self.extract.members]
+        if self.distil.member not in names:
+            lines.append(f"distil.member: got {self.distil.member!r}; extract.members are {', '.join(names)}")
+        return lines
+
 
 def profile_names() -> list[str]:
     """Names of the shipped profiles."""
@@ -61,7 +89,10 @@ def load_profile(name: str, overrides: tuple[str, ...] = ()) -> Profile:
         raise ConfigError(f"{path}: got {type(values).__name__}; wants a mapping of sections")
     for override in overrides:
         _apply(values, override)
-    return Profile.parse(values, where=path.name)
+    profile = Profile.parse(values, where=path.name)
+    if lines := profile.disagreements():
+        raise ConfigError("\n".join(f"{path.name}: {line}" for line in lines))
+    return profile
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -46,6 +46,22 @@ def test_wrong_value_names_path_value_and_wish(override, message):
         load_profile("smoke", (override,))
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "pretrain.elastic.experts=[4, 99]",
+            r"smoke\.yaml: pretrain\.elastic\.experts: got 99; pretrain\.model has \d+",
+        ),
+        ("pretrain.model.layers=5", r"pretrain\.family\.full\.layers: got 8; pretrain\.model has 5"),
+        ("distil.member=huge", r"distil\.member: got 'huge'; extract\.members are .*small"),
+    ],
+)
+def test_sections_that_do_not_fit_each_other_are_refused_before_any_work(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_profile("smoke", (override,))
+
+
 def test_every_wrong_key_is_reported_at_once():
     with pytest.raises(ConfigError) as error:
         load_profile("smoke", ("pretrain.stepz=3", "rl.grup=4"))
@@ -54,7 +70,7 @@ def test_every_wrong_key_is_reported_at_once():
 
 
 def test_unknown_profile_lists_the_shipped_ones():
-    with pytest.raises(ConfigError, match="shipped profiles: .*smoke"):
+    with pytest.raises(ConfigError, match=r"shipped profiles: .*smoke"):
         load_profile("nosuch")
 
 
