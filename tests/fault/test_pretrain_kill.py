@@ -67,7 +67,7 @@ def test_killed_in_training_and_resumed_gives_the_same_losses(tmp_path):
 
 def save_for_ever(root: Path, report: Connection) -> None:
     """Save checkpoint after checkpoint, reporting each step when its save has returned."""
-    torch.set_num_threads(1)  # a forked process has no OpenMP threads to wait for
+    torch.set_num_threads(1)
     found = newest_checkpoint(root, IDENTITY)
     step = found.facts["step"] if found else 0
     while True:
@@ -80,7 +80,8 @@ def save_for_ever(root: Path, report: Connection) -> None:
 @pytest.mark.timeout(240)
 def test_killed_at_any_moment_of_a_save_the_newest_whole_checkpoint_loads(tmp_path):
     moments = random.Random(0)
-    fork = multiprocessing.get_context("fork")
+    fork = multiprocessing.get_context("forkserver")  # from a clean process: ours may hold threads
+    fork.set_forkserver_preload(["torch", "accordion.train.checkpoint"])
     saved = 0
     for _ in range(20):
         receive, send = fork.Pipe(duplex=False)
