@@ -155,7 +155,7 @@ class Trainer:
         self.sampler.generator.set_state(snapshot.tensors["generators"]["elastic"])
         self.history.set_state(snapshot.tensors["generators"]["history"])
         facts = snapshot.facts
-        self.done, self.tokens, self.seconds = facts["step"], facts["tokens"], facts["seconds"]
+        self.done, self.tokens, self.seconds = facts["step"], facts["tokens"], facts.get("seconds", 0.0)
         self.loader.restore(facts["loader"])
         self.scale.running = dict(facts["running_losses"])
         self.curves = list(snapshot.curves)
