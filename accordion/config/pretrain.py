@@ -6,6 +6,7 @@ from accordion.config.base import Settings
 
 VIDEO_WINDOW = 8
 
+
 class ModelShape(Settings):
     """The backbone's size; vocabularies come from the tokenizers (see `ModelConfig`)."""
 
@@ -101,6 +102,9 @@ class PretrainConfig(Settings):
     mtp_weight: float = 0.3
     history_dropout: float = Field(0.1, ge=0, lt=1, description="chance that an earlier video frame is hidden")
     balance_step: float = Field(1e-3, description="u: how far a selection bias moves in a step")
+    code_noise: float = Field(
+        0.0, ge=0, lt=1, description="chance that an audio code read in training is replaced by a random one"
+    )
     loss_memory: float = Field(0.98, ge=0, lt=1, description="decay of the running losses that weigh the modalities")
     checkpoint_every: int = Field(100, ge=1)
     checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of an unfinished run that stay on disk")

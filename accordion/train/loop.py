@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from accordion.model.sampler import ElasticSampler
 from accordion.train.checkpoint import Snapshot
 from accordion.train.schedule import warmup_stable_decay
 
-ELASTIC_SEED, HISTORY_SEED = 1, 2  # added to the run's seed, so that each generator has a stream of its own
+ELASTIC_SEED, HISTORY_SEED, NOISE_SEED = 1, 2, 3  # added to the run's seed: a stream of its own for each generator
 
 
 class PosteriorScale:
@@ -69,6 +70,7 @@ class Trainer:
         self.scale = PosteriorScale(config.loss_memory)
         self.sampler = ElasticSampler(shape, config.elastic, steps=config.steps, seed=config.seed + ELASTIC_SEED)
         self.history = torch.Generator().manual_seed(config.seed + HISTORY_SEED)
+        self.noise = torch.Generator().manual_seed(config.seed + NOISE_SEED)
         self.done = 0  # steps
         self.tokens = 0  # positions read, without padding
         self.seconds = 0.0
@@ -81,7 +83,7 @@ class Trainer:
             TrainingDiverged: a loss or gradient is not finite; weights and optimizer are as before the step.
         """
         start, position = time.monotonic(), self.loader.state()
-        batch = next(self.loader)
+        batch = corrupt_codes(next(self.loader), self.config.code_noise, self.model.config, self.noise)
         specs = self.sampler.draw(self.done, len(batch))
         losses = self.model(batch, specs, history_dropout=self.config.history_dropout, generator=self.history)
         means = losses.means
@@ -105,6 +107,9 @@ class Trainer:
         figures |= {"loss/total": float(total.detach()), "learning_rate": rate, "gradient_norm": norm}
         self.curves.append(json.dumps({"step": self.done, **figures}))
         return figures
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"elastic": self.sampler.generator, "history": self.history, "noise": self.noise}
 
     def _set_rate(self) -> float:
         settings = self.config.optimizer
@@ -140,7 +145,7 @@ class Trainer:
             "loader": self.loader.state(),
             "running_losses": self.scale.running,
         }
-        generators = {"elastic": self.sampler.generator.get_state(), "history": self.history.get_state()}
+        generators = {name: generator.get_state() for name, generator in self._generators().items()}
         tensors = {
             "model": dict(self.model.state_dict()),
             "optimizer": _optimizer_tensors(self.model, self.optimizer),
@@ -152,13 +157,26 @@ class Trainer:
         """Go on from a snapshot as if nothing had happened."""
         load_weights(self.model, snapshot.tensors["model"], where="checkpoint")
         _restore_optimizer(self.model, self.optimizer, snapshot.tensors["optimizer"])
-        self.sampler.generator.set_state(snapshot.tensors["generators"]["elastic"])
-        self.history.set_state(snapshot.tensors["generators"]["history"])
+        for name, generator in self._generators().items():
+            generator.set_state(snapshot.tensors["generators"][name])
         facts = snapshot.facts
         self.done, self.tokens, self.seconds = facts["step"], facts["tokens"], facts.get("seconds", 0.0)
         self.loader.restore(facts["loader"])
         self.scale.running = dict(facts["running_losses"])
         self.curves = list(snapshot.curves)
+
+
+def corrupt_codes(batch: Batch, chance: float, shape: ModelConfig, generator: torch.Generator) -> Batch:
+    """Replace each audio code that the model reads (not those it predicts) by a random one, with `chance`.
+
+    It is to audio what flipping history bits is to vision (VideoAR, arXiv 2601.05966): the model learns not to
+    trust its own past to the letter, and cannot learn a small collection of clips by heart.
+    """
+    if chance == 0:
+        return batch
+    drawn = torch.randint(shape.audio_codebook, batch.codes.shape, generator=generator)
+    replaced = (torch.rand(batch.codes.shape, generator=generator) < chance) & (batch.codes >= 0)
+    return replace(batch, codes=torch.where(replaced, drawn, batch.codes))
 
 
 def build_optimizer(model: Model, config: PretrainConfig) -> torch.optim.AdamW:

@@ -30,7 +30,7 @@ def tiny_config(**changes) -> PretrainConfig:
         "model": ModelShape(hidden=16, layers=4, heads=2, experts=4, top_k=2, expert_hidden=8, shared_hidden=8),
         "elastic": ElasticConfig(layers=(3, 4), experts=(2, 4), top_k=(1, 2), warmup_share=0.1),
         "optimizer": OptimizerConfig(warmup_steps=2),
-        "steps": 12, "batch": 4, "checkpoint_every": 4,
+        "steps": 12, "batch": 4, "checkpoint_every": 4, "code_noise": 0.1,
         "family": (MemberSpec(name="full", layers=4, experts=4, top_k=2), MemberSpec(name="small", layers=3, experts=2,
                                                                                       top_k=1)),
     }  # fmt: skip
