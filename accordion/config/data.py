@@ -78,8 +78,9 @@ class PackConfig(Settings):
     passes: int = Field(1, ge=1, description="times the training text is encoded, each with its own BPE-dropout")
     dropout: float = Field(0.1, ge=0, lt=1, description="BPE-dropout probability, training text only")
     positions: int = Field(1_200_000, ge=1, description="positions of the training split, before padding")
+    audio_gain: float = Field(0.5, gt=0, le=1, description="quietest repeat of a training clip, as a factor")
     shares: dict[Literal["text", "image", "video", "audio"], float] = Field(
-        default_factory=lambda: {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},
+        {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},
         description="share of the training positions by kind of document; media repeat until they fill theirs",
     )
 

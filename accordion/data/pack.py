@@ -70,23 +70,28 @@ def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 def _split_documents(config: PackConfig, corpus: Path, split: str, assembler: Assembler) -> list[Document]:
     """Every document of a split; training documents are cut or repeated to their share of the positions."""
-    media: dict[Kind, list[Document]] = {
-        "image": _images(corpus, split, assembler),
-        "video": _videos(corpus, split, assembler),
-        "audio": _audio(corpus, split, assembler),
-    }
-    for kind, found in media.items():
-        if not found:
+    images, videos = _images(corpus, split, assembler), _videos(corpus, split, assembler)
+    clips = _clips(corpus, split, assembler)
+    found: dict[Kind, int] = {"image": len(images), "video": len(videos), "audio": len(clips)}
+    for kind, count in found.items():
+        if not count:
             raise DataError(f"{corpus}: no {split} documents of modality {kind}; check its parquet file")
     if split != "train":
-        return list(_texts(corpus, split, assembler, None)) + [document for kind in media for document in media[kind]]
+        return [*_texts(corpus, split, assembler, None), *images, *videos, *_speech(clips, assembler)]
     rng = random.Random(config.seed)
     dropout = Dropout(config.dropout, config.seed) if config.dropout else None
     passes = (document for _ in range(config.passes) for document in _texts(corpus, split, assembler, dropout, rng))
-    documents = _take(passes, round(config.positions * config.shares["text"]))
-    for kind, found in media.items():
-        documents += _take(_rounds(found, rng), round(config.positions * config.shares[kind]))
-    return documents
+    sources: dict[str, Iterator[Document]] = {
+        "text": passes,
+        "image": _rounds(images, rng),
+        "video": _rounds(videos, rng),
+        "audio": _speech_rounds(clips, assembler, config.audio_gain, rng),
+    }
+    return [
+        document
+        for kind, documents in sources.items()
+        for document in _take(documents, round(config.positions * config.shares[kind]))  # type: ignore[index]
+    ]
 
 
 def _take(documents: Iterable[Document], positions: int) -> list[Document]:
@@ -146,15 +151,33 @@ def _encode(clips: list[Tensor], assembler: Assembler, label: str) -> Iterator[l
             yield [grid[index : index + 1] for grid in scales]
 
 
-def _audio(corpus: Path, split: str, assembler: Assembler) -> list[Document]:
-    """Both directions of each clip: transcript -> audio and audio -> transcript."""
+def _clips(corpus: Path, split: str, assembler: Assembler) -> list[tuple[str, Tensor]]:
+    """Transcript and PCM (n,) of each clip."""
     rows = _rows(corpus, "audio", ["id", "pcm", "rate", "transcript"], split)
-    documents = []
-    for row in progress(rows, f"pack {split} audio", unit="clips"):
-        pcm = read_pcm(row.pcm, int(row.rate), str(row.id), assembler.audio.config.sample_rate)
+    rate = assembler.audio.config.sample_rate
+    return [(row.transcript, read_pcm(row.pcm, int(row.rate), str(row.id), rate)) for row in rows]
+
+
+def _speech(clips: list[tuple[str, Tensor]], assembler: Assembler) -> Iterator[Document]:
+    """Both directions of each clip: transcript -> audio and audio -> transcript."""
+    for transcript, pcm in progress(clips, "pack audio", unit="clips"):
         codes = assembler.audio.encode(pcm)
-        documents += [assembler.speech(row.transcript, codes, audio_first=first) for first in (False, True)]
-    return documents
+        yield from (assembler.speech(transcript, codes, audio_first=first) for first in (False, True))
+
+
+def _speech_rounds(
+    clips: list[tuple[str, Tensor]], assembler: Assembler, gain: float, rng: random.Random
+) -> Iterator[Document]:
+    """The clips without end, shuffled anew in each round, in either direction, and never twice the same codes.
+
+    Each time a clip begins up to one frame later and is up to `gain` times quieter, so that a codec whose frames
+    stand alone cuts and codes it anew; a few minutes of speech would otherwise be learnt by heart.
+    """
+    frame = assembler.audio.config.frame_samples
+    while True:
+        for transcript, pcm in rng.sample(clips, len(clips)):
+            heard = torch.nn.functional.pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
+            yield assembler.speech(transcript, assembler.audio.encode(heard), audio_first=rng.random() < 0.5)
 
 
 def _rows(corpus: Path, name: str, columns: list[str], split: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from accordion.config.data import AudioTokenizerConfig, PackConfig, TextTokenizerConfig, VisionTokenizerConfig
 from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
 from accordion.data.documents import Assembler
-from accordion.data.pack import best_fit, pack
+from accordion.data.pack import _speech_rounds, best_fit, pack
 from accordion.data.shards import open_split, read_meta
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, TextTokenizer
@@ -207,6 +208,19 @@ def test_shares_are_kept(shards: Path) -> None:
     assert train["positions"]["video"] / total == pytest.approx(0.2 * 63 / 67, abs=0.05)
     assert all(count > 0 for count in train["documents"].values())
     assert metrics["val"]["documents"]["image"] == 4  # both directions of two images, not repeated
+
+
+def test_a_repeated_clip_is_cut_anew_and_the_seed_decides_how(assembler: Assembler) -> None:
+    clip = [("the cat", torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 0.5)]
+
+    def first(seed: int) -> list[np.ndarray]:
+        rounds = _speech_rounds(clip, assembler, 0.5, random.Random(seed))
+        return [next(rounds).columns["codes"] for _ in range(4)]
+
+    once, again, other = first(0), first(0), first(1)
+    assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(once, other, strict=True))
+    assert len({codes.tobytes() for codes in once}) > 1
 
 
 def test_packing_is_deterministic(tools, corpus, shards, tmp_path) -> None:
