@@ -16,12 +16,10 @@ class DistilConfig(Settings):
     pooling: Literal["mean", "last"] = "mean"
     bidirectional: bool = True
     dimension: int = Field(128, ge=1, description="width of the embedding")
-    max_tokens: int = Field(128, ge=2, description="longest input in tokens; longer texts are cut")
-    train_tokens: int = Field(64, ge=2, description="longest input in training, which is where the time goes")
-    title_pairs: bool = Field(True, description="train on (title, document) of documents without a judged query too")
+    max_tokens: int = Field(64, ge=2, description="longest input in tokens; longer texts are cut")
     teacher_tokens: int = Field(64, ge=2, description="longest input of the teacher, in its own tokens")
     teacher_weight: float = Field(1.0, ge=0, description="weight of the embedding distillation beside InfoNCE")
-    steps: int = Field(70, ge=1)
+    steps: int = Field(60, ge=1)
     batch: int = Field(48, ge=2, description="query-document pairs a step")
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)

@@ -19,14 +19,12 @@ class Collection:
     Attributes:
         name: the domain, its folder's name.
         documents: document id -> text (title and body), in file order.
-        titles: document id -> title, of those that have one.
         queries: query id -> text, only those judged in `qrels`.
         qrels: query id -> document id -> relevance; every query has at least one relevant document.
     """
 
     name: str
     documents: dict[str, str]
-    titles: dict[str, str]
     queries: dict[str, str]
     qrels: Qrels
 
@@ -50,12 +48,10 @@ def read_collection(folder: Path, split: str) -> Collection:
         DataError: a file is missing or has a bad record, a judgement names an unknown query or document, or
             a judged query has no relevant document; the text names file and line.
     """
-    path = folder / "corpus.jsonl"
-    documents = read_documents(path)
-    titles = {record["_id"]: record["title"] for _, record in _records(path) if record.get("title")}
+    documents = read_documents(folder / "corpus.jsonl")
     queries = {record["_id"]: record["text"] for _, record in _records(folder / "queries.jsonl")}
     qrels = read_qrels(folder / "qrels" / f"{split}.tsv", queries, documents)
-    return Collection(folder.name, documents, titles, {query: queries[query] for query in qrels}, qrels)
+    return Collection(folder.name, documents, {query: queries[query] for query in qrels}, qrels)
 
 
 def read_documents(path: Path) -> dict[str, str]:

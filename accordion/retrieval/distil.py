@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from accordion.data.tokenizers.text import TextTokenizer
 from accordion.errors import ConfigError, TrainingDiverged
 from accordion.observe import progress, record
 from accordion.retrieval.beir import Collection, read_collection
-from accordion.retrieval.contract import length_batches
-from accordion.retrieval.encoder import BATCH_TOKENS, Encoder, contract_for, new_encoder, save_encoder, save_weights
+from accordion.retrieval.encoder import Encoder, contract_for, new_encoder, save_encoder, save_weights
 from accordion.retrieval.export import export_onnx, write_golden
 from accordion.retrieval.losses import DistilLoss, LossParts
 from accordion.retrieval.teacher import project, teacher_embeddings
@@ -73,7 +71,6 @@ def distil(config: DistilConfig, *, out: Path, family: Path, corpus: Path, text:
     started = time.monotonic()
     data, variance = prepare(config, encoder, tokenizer, collection)
     prepared = time.monotonic()
-    align(encoder, data)
     losses = train(config, encoder, data)
     trained = time.monotonic()
     save_encoder(encoder, out, text)
@@ -93,62 +90,24 @@ def distil(config: DistilConfig, *, out: Path, family: Path, corpus: Path, text:
 def prepare(
     config: DistilConfig, encoder: Encoder, tokenizer: TextTokenizer, collection: Collection
 ) -> tuple[TrainingData, float]:
-    """Pairs with tokens and teacher targets, and the share of the teacher's variance that the targets keep.
-
-    The pairs are the judged ones and, with `config.title_pairs`, (title, document) of each document that no
-    judgement names and whose title no other document has. Those may be documents that test queries ask for: the
-    source domain's texts are known in training, its test queries and their judgements are not.
-    """
-    wanted = [
-        (collection.queries[query], frozenset(d for d, score in judged.items() if score > 0))
-        for query, judged in collection.qrels.items()
-    ]
-    if config.title_pairs:
-        named = frozenset().union(*(ids for _, ids in wanted))
-        times = Counter(collection.titles.values())
-        wanted += [
-            (title, frozenset([document]))
-            for document, title in collection.titles.items()
-            if times[title] == 1 and document not in named
-        ]
-    documents = sorted(frozenset().union(*(ids for _, ids in wanted)))
+    """Tokens and teacher targets of the judged queries and their relevant documents; share of variance kept."""
+    queries = list(collection.qrels)
+    relevant_ids = [{d for d, score in collection.qrels[query].items() if score > 0} for query in queries]
+    documents = sorted(set().union(*relevant_ids))
     place = {document: index for index, document in enumerate(documents)}
-    relevant = [frozenset(place[document] for document in ids) for _, ids in wanted]
-    query_texts = [query for query, _ in wanted]
+    relevant = [frozenset(place[document] for document in ids) for ids in relevant_ids]
+    query_texts = [collection.queries[query] for query in queries]
     document_texts = [collection.documents[document] for document in documents]
     wide = teacher_embeddings(query_texts + document_texts, max_tokens=config.teacher_tokens)
     narrow, variance = project(wide, config.dimension, config.seed)
-    contract = replace(encoder.contract, max_tokens=min(config.train_tokens, config.max_tokens))
+    contract = encoder.contract
     data = TrainingData(
         pairs=[(query, document) for query, ids in enumerate(relevant) for document in sorted(ids)],
         relevant=relevant,
-        queries=Texts(contract.prepare(tokenizer, query_texts, "query"), narrow[: len(relevant)]),
-        documents=Texts(contract.prepare(tokenizer, document_texts, "document"), narrow[len(relevant) :]),
+        queries=Texts(contract.prepare(tokenizer, query_texts, "query"), narrow[: len(queries)]),
+        documents=Texts(contract.prepare(tokenizer, document_texts, "document"), narrow[len(queries) :]),
     )
     return data, variance
-
-
-@torch.no_grad()
-def align(encoder: Encoder, data: TrainingData, ridge: float = 0.01) -> None:
-    """Set the projection to the ridge regression from pooled states, scaled to length sqrt(hidden), to the teacher.
-
-    The student then starts near its targets, which gradient steps alone take long to reach.
-    """
-    pooled = []
-    for texts in (data.queries, data.documents):
-        states = torch.empty(len(texts.rows), encoder.model.config.hidden)
-        for batch in length_batches(texts.rows, BATCH_TOKENS):
-            ids, mask = (
-                torch.from_numpy(array) for array in encoder.contract.pad_batch([texts.rows[i] for i in batch])
-            )
-            hidden = encoder.model.hidden(ids, mask, bidirectional=encoder.contract.bidirectional)
-            states[batch] = encoder.pool(hidden, mask)
-        pooled.append(states)
-    x = torch.cat(pooled).double()  # (texts, hidden)
-    x = torch.nn.functional.normalize(x, dim=1) * x.shape[1] ** 0.5
-    y = torch.from_numpy(np.concatenate([data.queries.teacher, data.documents.teacher])).double()
-    penalty = ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-    encoder.projection.weight.copy_(torch.linalg.solve(x.T @ x + penalty, x.T @ y).T)
 
 
 def batches(data: TrainingData, size: int, seed: int) -> Iterator[list[tuple[int, int]]]:
