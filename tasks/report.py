@@ -29,9 +29,7 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
         folder, manifest = resolve(artifact, run.settings), store().manifest(artifact)
         stage = manifest.stage
         metrics[stage], folders[stage] = json.loads((folder / "metrics.json").read_text()), folder
-        executed = run.history / "stages" / f"{stage}.json"
-        seconds = json.loads(executed.read_text())["whole_seconds"] if executed.is_file() else 0.0
-        timings[stage] = StageTiming(seconds=seconds, cached=not executed.is_file())
+        timings[stage] = _timing(run.history / "stages" / f"{stage}.json", StageTiming)
     mlflow = client(run.tracking_uri)
     if "register" in metrics:
         metrics["register"] |= _aliases_now(mlflow, metrics["register"])
@@ -49,6 +47,14 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
     say(f"executed: {', '.join(executed_stages)}; from the cache: {len(timings) - len(executed_stages)} stages")
     say(f"report: {home() / 'latest' / 'report.html'}")
     return str(run.history)
+
+
+def _timing(executed: Path, timing: type[Any]) -> Any:
+    """What this execution spent on a stage, from the record that a stage leaves when it was no cache hit."""
+    if not executed.is_file():
+        return timing(seconds=0.0, cached=True)
+    record = json.loads(executed.read_text())
+    return timing(seconds=record["whole_seconds"], cached=False, peak_rss_bytes=record["peak_rss_bytes"])
 
 
 def _aliases_now(mlflow: Any, registered: dict[str, Any]) -> dict[str, Any]:
