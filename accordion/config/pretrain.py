@@ -133,4 +133,4 @@ class ExtractConfig(Settings):
         MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
         MemberSpec(name="small", layers=6, experts=8, top_k=2),
     )
-    sequences: int = Field(8, ge=1, description="validation sequences on which logits are compared")
+    sequences: int = Field(32, ge=1, description="validation sequences on which logits are compared")

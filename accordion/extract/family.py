@@ -1,7 +1,6 @@
 """The extract stage: members of the family written as models of their own, each compared with its origin."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import torch
 
 from accordion.config.pretrain import ExtractConfig, MemberSpec
 from accordion.data.batch import Batch
-from accordion.data.loader import batches
 from accordion.errors import DataError
 from accordion.extract.slicing import cut
 from accordion.model import Model, SubmodelSpec, load_model, save_model
@@ -18,8 +16,7 @@ from accordion.model.files import WEIGHTS
 from accordion.observe import progress
 from accordion.store.atomic import atomic_folder, atomic_write
 from accordion.store.manifest import sha256
-
-BATCH = 4  # sequences compared at a time
+from accordion.train.validate import validation_batches, validation_losses
 
 
 def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> dict[str, Any]:
@@ -34,11 +31,7 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
         and its validation losses in nats.
     """
     full = load_model(policy)
-    compared = [
-        batch for _, batch in zip(range(-(-config.sequences // BATCH)), batches(shards, "val", BATCH), strict=False)
-    ]
-    if not compared:
-        raise DataError(f"{shards}: the validation split is empty; logits cannot be compared")
+    compared = validation_batches(shards, config.sequences)
     members = []
     for member in progress(config.members, "extract", unit="members"):
         folder = out / "members" / member.name
@@ -53,7 +46,7 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
                 "active_parameters": active,
                 "bytes": (folder / WEIGHTS).stat().st_size,
                 "max_abs_logit_diff": max(logit_difference(full, spec, part, batch) for batch in compared),
-                "val_loss": _losses(part, compared),
+                "val_loss": validation_losses(part, compared),
             }
         )
     return {
@@ -100,15 +93,3 @@ def logit_difference(full: Model, spec: SubmodelSpec, part: Model, batch: Batch)
     ours, theirs = part.outputs(batch), full.outputs(batch, [spec] * len(batch))
     pairs = [(ours.text, theirs.text), (ours.vision, theirs.vision), (ours.audio, theirs.audio)]
     return max(float((mine - other).abs().max()) for mine, other in pairs if mine.numel())
-
-
-@torch.no_grad()
-def _losses(model: Model, compared: Sequence[Batch]) -> dict[str, float]:
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for batch in compared:
-        losses = model.outputs(batch).losses()
-        for name, total in losses.sums.items():
-            sums[name] = sums.get(name, 0.0) + float(total)
-            counts[name] = counts.get(name, 0) + losses.counts[name]
-    return {name: sums[name] / counts[name] for name in sums if counts[name]}

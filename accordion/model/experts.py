@@ -45,7 +45,10 @@ class GroupedExperts(torch.autograd.Function):
         ctx.save_for_backward(gates, weight_in, weight_out, order, place, inputs, both, active, result)
         ctx.spans = spans
         gathered = result.index_select(0, place).view(tokens, slots, -1)
-        return torch.bmm(gates.unsqueeze(1), gathered).squeeze(1)
+        out = gates[:, :1] * gathered[:, 0]
+        for slot in range(1, slots):  # one by one: the sum must not depend on how many slots are unused
+            out.addcmul_(gates[:, slot, None], gathered[:, slot])
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

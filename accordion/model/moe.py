@@ -57,8 +57,12 @@ class MoE(nn.Module):
         return out, choice
 
     def route(self, x: Tensor, eligible: Tensor | None, top_k: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Choose experts by score + bias, weigh them by score: choice (n, K) and gates (n, K), which sum to 1."""
-        scores = torch.sigmoid(x @ self.router.t())  # (n, E)
+        """Choose experts by score + bias, weigh them by score: choice (n, K) and gates (n, K), which sum to 1.
+
+        The product is taken in double precision: in single, its rounding depends on the number of experts, and an
+        extracted model would drift from its origin by more than 1e-5 over the layers.
+        """
+        scores = torch.sigmoid(F.linear(x.double(), self.router.double())).to(x.dtype)  # (n, E)
         selection = scores.detach() + self.bias
         if eligible is not None:
             selection = selection.masked_fill(~eligible, float("-inf"))
