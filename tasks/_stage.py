@@ -129,6 +129,7 @@ class Stage:
             tags = {"artifact": str(artifact), "dvc": version.hash, "bytes": str(version.bytes)}
             pages = [folder / page for page in self.pages]
             about = {**tags, "seconds": f"{measured['seconds']:.1f}", "git commit": run.commit, "config": config}
+            metrics |= {"speed": measured["speed"]}
             deck = _deck.render(self.name, about, sections(self.name, metrics, folder), curves, pages)
             self._write_deck(run, deck)
             files = [folder / METRICS, *pages, *(folder / name for name in self.files)]
@@ -171,7 +172,8 @@ class Stage:
         clock = time.monotonic()
         with listening(listen):
             metrics = dict(function(settings, out=out, **folders, **extra))
-        measured = {"seconds": time.monotonic() - clock, "peak_rss_bytes": _peak_memory()}
+        measured: dict[str, Any] = {"seconds": time.monotonic() - clock, "peak_rss_bytes": _peak_memory()}
+        measured["speed"] = metrics.pop("speed", {})  # tells of the making, so it is no part of the digest
         try:
             json.dumps(metrics, allow_nan=False)
         except (TypeError, ValueError) as error:

@@ -29,6 +29,7 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
         folder, manifest = resolve(artifact, run.settings), store().manifest(artifact)
         stage = manifest.stage
         metrics[stage], folders[stage] = json.loads((folder / "metrics.json").read_text()), folder
+        metrics[stage] |= {"speed": manifest.created.get("speed", {})}
         timings[stage] = _timing(run.history / "stages" / f"{stage}.json", StageTiming)
     mlflow = client(run.tracking_uri)
     if "register" in metrics:

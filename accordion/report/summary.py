@@ -72,7 +72,7 @@ class Pretrain(_Figures):
     val_loss_unigram: dict[Modality, float]
     submodels: list[Submodel]
     tokens: int | None = None
-    tokens_per_second: float | None = None
+    speed: dict[str, float] = {}
     steps: int | None = None
 
 

@@ -81,9 +81,12 @@ def distil(config: DistilConfig, *, out: Path, family: Path, corpus: Path, text:
         "loss": losses,
         "pairs": len(data.pairs),
         "steps": config.steps,
-        "queries_per_second": config.steps * config.batch / (trained - prepared),
-        "teacher": {"variance_kept": variance, "seconds": prepared - started},
+        "teacher": {"variance_kept": variance},
         "export": export,
+        "speed": {
+            "queries_per_second": config.steps * config.batch / (trained - prepared),
+            "teacher_seconds": prepared - started,
+        },
     }
 
 

@@ -87,7 +87,7 @@ def judge(trainer: Trainer, config: PretrainConfig, shards: Path) -> dict[str, A
         "val_loss_unigram": unigram_losses(shards, model.config, data),
         "submodels": members,
         "tokens": trainer.tokens,
-        "tokens_per_second": trainer.tokens / trainer.seconds,
+        "speed": {"tokens_per_second": trainer.tokens / trainer.seconds},
     }
 
 

@@ -84,6 +84,6 @@ def measure(tokenizer: TextTokenizer, corpus: Path) -> dict[str, Any]:
         "characters_per_token": characters / tokens,
         "bytes_per_token": size / tokens,
         "characters_per_token_by_language": by_language,
-        "tokens_per_second": repeated / seconds,
         "tokens": tokens,
+        "speed": {"tokens_per_second": repeated / seconds},
     }

@@ -76,7 +76,7 @@ def metrics() -> dict[str, dict[str, Any]]:
             "val_loss_unigram": UNIGRAM,
             "submodels": members(),
             "tokens": 1_228_800,
-            "tokens_per_second": 6120.5,
+            "speed": {"tokens_per_second": 6120.5},
             "steps": 300,
         },
         "analyse": {"iou_last": 0.31},
