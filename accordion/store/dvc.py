@@ -74,7 +74,7 @@ class Versions:
         if not pointer.is_file():
             raise ArtifactError(
                 f"{artifact.kind} {artifact.digest[:16]} is neither in {self.store.root} nor versioned there by DVC; "
-                "run its stage again (a new ACCORDION_HOME, or `rm -r` of its flyte/cache folder, forgets cached results)"
+                "run its stage again (a new ACCORDION_HOME forgets cached results, as does removing its flyte/cache)"
             )
         self.close()  # an open repository remembers which cache files it has seen
         what = f"restoring {artifact.kind} {artifact.digest[:16]} from {self.remote}"
