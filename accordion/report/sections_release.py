@@ -8,6 +8,8 @@ from accordion.report.section import Drawing, Section, Table, absent
 from accordion.report.summary import Domain, Summary
 from accordion.report.words import cosine, duration, interval, listing, mark, number
 
+SIGNIFICANT = 0.05
+
 
 def gate(run: RunFigures, summary: Summary) -> Section:
     if summary.gate is None:
@@ -143,6 +145,14 @@ def _standing(domains: Mapping[str, Domain]) -> str:
             others = listing([f"{other:.3f}" for _, other in pairs])
             who = "the same encoder untrained" if system == "untrained" else "BM25"
             text += f". It is ahead of {who} ({others}) in {ahead} of {len(pairs)} domains"
+            tests = [
+                d.encoder_vs_untrained_p if system == "untrained" else d.encoder_vs_bm25_p for d in domains.values()
+            ]
+            beyond = sum(
+                encoder > other and p is not None and p < SIGNIFICANT
+                for (encoder, other), p in zip(pairs, tests, strict=False)
+            )
+            text += f", in {beyond} of them beyond chance (paired p < {SIGNIFICANT})" if ahead else ""
     return text + "."
 
 

@@ -30,15 +30,15 @@ class Collection:
 
 
 def domains(corpus: Path) -> list[str]:
-    """Names of the retrieval domains of a corpus artifact.
+    """Names of the retrieval domains of a corpus artifact, those with training judgements first.
 
     Raises:
         DataError: there is none.
     """
-    names = sorted(path.parent.name for path in (corpus / "retrieval").glob("*/corpus.jsonl"))
-    if not names:
+    folders = [path.parent for path in (corpus / "retrieval").glob("*/corpus.jsonl")]
+    if not folders:
         raise DataError(f"{corpus / 'retrieval'}: no domain with a corpus.jsonl; run stage ingest again")
-    return names
+    return [f.name for f in sorted(folders, key=lambda f: (not (f / "qrels" / "train.tsv").is_file(), f.name))]
 
 
 def read_collection(folder: Path, split: str) -> Collection:
