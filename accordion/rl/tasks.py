@@ -5,9 +5,12 @@ held-out question into training. The two splits are also drawn from disjoint see
 """
 
 import hashlib
+import importlib.util
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, Literal
 
 from accordion.config.posttrain import TaskConfig
@@ -76,14 +79,25 @@ def distinct(tasks: Sequence[TaskConfig], split: Split, count: int, seed: int) -
 
 def dataset(task: TaskConfig, seed: int, size: int) -> Any:
     """The reasoning-gym dataset of a task (imported here: loading it takes seconds)."""
+    gym = _reasoning_gym()
+    try:
+        return gym.create_dataset(task.name, seed=seed, size=size, **task.parameters)
+    except (ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(f"task {task.name!r} with {task.parameters}: reasoning-gym refuses it: {error}") from None
+
+
+def _reasoning_gym() -> ModuleType:
+    """reasoning-gym, loaded without pycosat where that is missing.
+
+    Only its zebra puzzles use that solver, which comes as C source and would make a compiler part of the set-up; an
+    empty module of its name lets the rest load, and a zebra puzzle fails as any other verifier or task error does.
+    """
+    if importlib.util.find_spec("pycosat") is None:
+        sys.modules.setdefault("pycosat", ModuleType("pycosat"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of cellpylib, which it imports
         import reasoning_gym
-
-    try:
-        return reasoning_gym.create_dataset(task.name, seed=seed, size=size, **task.parameters)
-    except (ValueError, TypeError, AssertionError) as error:
-        raise ConfigError(f"task {task.name!r} with {task.parameters}: reasoning-gym refuses it: {error}") from None
+    return reasoning_gym
 
 
 def _entries(task: TaskConfig, split: Split, seed: int) -> Iterator[dict[str, Any]]:
