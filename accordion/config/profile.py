@@ -61,6 +61,12 @@ class Profile(Settings):
             for path, value in asked
             if value > most[path.rpartition(".")[2]]
         ]
+        least = self.tokenizers.audio.levels + 1  # the first layer and the top ones, one for each audio code
+        lines += [
+            f"{path}: got {value}; a sub-model keeps at least {least} layers (tokenizers.audio.levels + 1)"
+            for path, value in asked
+            if path.endswith(".layers") and value < least
+        ]
         names = [member.name for member in self.extract.members]
         if self.distil.member not in names:
             lines.append(f"distil.member: got {self.distil.member!r}; extract.members are {', '.join(names)}")

@@ -54,6 +54,7 @@ def test_wrong_value_names_path_value_and_wish(override, message):
             r"smoke\.yaml: pretrain\.elastic\.experts: got 99; pretrain\.model has \d+",
         ),
         ("pretrain.model.layers=5", r"pretrain\.family\.full\.layers: got 8; pretrain\.model has 5"),
+        ("pretrain.elastic.layers=[4, 8]", r"pretrain\.elastic\.layers: got 4; a sub-model keeps at least 5 layers"),
         ("distil.member=huge", r"distil\.member: got 'huge'; extract\.members are .*small"),
     ],
 )
