@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from accordion.config.pretrain import ModelConfig, PretrainConfig
+from accordion.data.batch import MODALITIES as KINDS
+from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
-from accordion.errors import ArtifactError
+from accordion.errors import ArtifactError, DataError
 from accordion.model import SubmodelSpec, save_model
 from accordion.model.losses import MODALITIES
 from accordion.observe import progress, record, say
@@ -39,6 +41,7 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
     shape = model_config(config, read_meta(shards))
     for member in config.family:  # before training, not after it
         SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
+    data = _validation(config, shards)
     identity = {"pretrain": json.loads(config.model_dump_json()), "shards": shards_digest(shards)}
     trainer = Trainer(config, shape, ShardLoader(shards, "train", batch=config.batch, seed=config.seed))
     snapshot = newest_checkpoint(resume, identity)
@@ -54,7 +57,7 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
     del final.tensors["model"]  # it lies beside
     del final.facts["seconds"]  # the same work gives the same files
     final.write(state)
-    return {**judge(trainer, config, shards), "steps": trainer.done}
+    return {**judge(trainer, config, shards, data), "steps": trainer.done}
 
 
 def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dict[str, Any]) -> None:
@@ -73,10 +76,26 @@ def _note(figures: dict[str, float]) -> str:
     return " ".join(f"{name} {figures[f'loss/{name}']:.3f}" for name in MODALITIES if f"loss/{name}" in figures)
 
 
-def judge(trainer: Trainer, config: PretrainConfig, shards: Path) -> dict[str, Any]:
+def _validation(config: PretrainConfig, shards: Path) -> list[Batch]:
+    """The validation sequences of the run, which hold every modality that the split holds.
+
+    Raises:
+        DataError: too few were asked for, so that a modality is in none of them.
+    """
+    data = validation_batches(shards, config.validation_sequences)
+    held = read_meta(shards).get("splits", {}).get("val", {}).get("positions", {})
+    seen = {name for index, name in enumerate(KINDS) if any(bool((b.modality == index).any()) for b in data)}
+    if missing := [name for name in MODALITIES if held.get(name) and name not in seen]:
+        raise DataError(
+            f"pretrain.validation_sequences: got {config.validation_sequences}, and the sequences drawn hold no "
+            f"{', '.join(missing)}; ask for more"
+        )
+    return data
+
+
+def judge(trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Batch]) -> dict[str, Any]:
     """Validation losses of the trained model, the baseline and the family, and the speed of the run."""
     model = trainer.model
-    data = validation_batches(shards, config.validation_sequences)
     full = validation_losses(model, data)
     members = [
         judge_member(model, member, data, full)
