@@ -35,8 +35,9 @@ def losses(curves: Curves, pretrain: Pretrain) -> Figure:
             last = float(steps[-1]) if steps.size else 0.0
             axes.plot([last], [full], "o", color=colour, markersize=5, clip_on=False)
             low = min([full, unigram, *np.quantile(values, [0.02])] if values.size else [full, unigram])
-            span = max(unigram - low, 1e-9)
-            axes.set_ylim(low - 0.25 * span, unigram + 0.6 * span)
+            high = max(full, unigram)  # a model that has learnt little is above the line
+            span = max(high - low, 0.02 * unigram)
+            axes.set_ylim(low - 0.25 * span, high + 0.6 * span)
             axes.annotate(
                 f"unigram {unigram:.3f}", (0.98, unigram), xycoords=("axes fraction", "data"), fontsize=8,
                 color=PALETTE["quiet"], ha="right", va="bottom", xytext=(0, 2), textcoords="offset points",
