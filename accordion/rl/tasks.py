@@ -92,8 +92,8 @@ def _reasoning_gym() -> ModuleType:
     Only its zebra puzzles use that solver, which comes as C source and would make a compiler part of the set-up; an
     empty module of its name lets the rest load, and a zebra puzzle fails as any other verifier or task error does.
     """
-    if importlib.util.find_spec("pycosat") is None:
-        sys.modules.setdefault("pycosat", ModuleType("pycosat"))
+    if "pycosat" not in sys.modules and importlib.util.find_spec("pycosat") is None:
+        sys.modules["pycosat"] = ModuleType("pycosat")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of cellpylib, which it imports
         import reasoning_gym
