@@ -21,7 +21,21 @@ MAX_TEXTS = 256  # in one request
 REQUEST_SECONDS = 30.0
 SETTLE_SECONDS = 120.0
 COUNT_SECONDS = 3.0
+# Nothing shared with other channels of this process, and at most a second between tries to connect: gRPC would let a
+# new client of a restarted server inherit the failure, and the growing pause, of an older one at the same address.
+_CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 _REFUSED = ("StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND", "400", "404")
+
+
+def connect(grpc: str) -> triton.InferenceServerClient:
+    """Triton's own client of host:port, on a channel that a restart of the server does not leave behind."""
+    return triton.InferenceServerClient(grpc, channel_args=_CHANNEL)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class EncoderClient:
         self.grpc = grpc
         self.router = router
         self.model = model
-        self._client = triton.InferenceServerClient(grpc)
+        self._client = connect(grpc)
 
     def embed(self, texts: Sequence[str], *, kind: str = "query", key: str | None = None) -> NDArray[np.float32]:
         """Embeddings (texts, dimension) of length 1, from the version that the pins name.
@@ -96,7 +110,7 @@ class Admin:
 
     def __init__(self, record: ServerRecord) -> None:
         self.record = record
-        self._client = triton.InferenceServerClient(record.grpc)
+        self._client = connect(record.grpc)
         self._headers = {f"triton-grpc-protocol-{ADMIN_KEY}": record.secret}
 
     def load(self, model: str) -> None:
@@ -201,7 +215,7 @@ def echo_differs(grpc: str) -> str:
     texts = ["known tensor", "écho"]
     tensor = triton.InferInput("FLOATS", list(floats.shape), "FP32")
     tensor.set_data_from_numpy(floats)
-    with triton.InferenceServerClient(grpc) as client:
+    with connect(grpc) as client:
         try:
             result = client.infer(ECHO, [tensor, _bytes_input("TEXT", texts)], client_timeout=REQUEST_SECONDS)
         except InferenceServerException as error:
