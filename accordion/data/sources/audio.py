@@ -1,36 +1,13 @@
 """Speech with transcripts: raw GSM 06.10 files in a zip archive, transcripts beside it."""
 
-import io
 from pathlib import Path
 
-import soundfile
-
+from accordion.data import media
+from accordion.data.media.audio import to_int16
 from accordion.data.sources.base import Quarantine, Row, ZipMembers, json_rows, require, require_rows
+from accordion.errors import DataError
 
-RATE = 8000  # samples a second
-FRAME_BYTES = 33  # one GSM 06.10 frame: 160 samples, 20 ms
-SIGNATURE = 0xD  # upper four bits of each frame
 KEYS = ("file", "key", "language", "transcript", "source", "licence")
-
-
-def check_gsm(data: bytes) -> str | None:
-    """What is wrong with raw GSM 06.10 (None: nothing): it has no checksum, but whole frames with a signature."""
-    if not data:
-        return "empty GSM file"
-    if len(data) % FRAME_BYTES:
-        return f"truncated GSM: {len(data)} bytes are no whole number of {FRAME_BYTES}-byte frames"
-    for frame, start in enumerate(range(0, len(data), FRAME_BYTES)):
-        if data[start] >> 4 != SIGNATURE:
-            return f"corrupt GSM: frame {frame} (byte {start}) has no GSM 06.10 signature"
-    return None
-
-
-def decode_gsm(data: bytes) -> bytes:
-    """Raw GSM 06.10 -> int16 little-endian samples at 8 kHz; 160 samples for each 33 bytes."""
-    samples, _ = soundfile.read(
-        io.BytesIO(data), format="RAW", subtype="GSM610", samplerate=RATE, channels=1, dtype="int16"
-    )
-    return samples.astype("<i2").tobytes()
 
 
 def read_audio(folder: Path, quarantine: Quarantine) -> list[Row]:
@@ -43,15 +20,16 @@ def read_audio(folder: Path, quarantine: Quarantine) -> list[Row]:
         data = members.read(row["file"])
         if data is None:
             continue
-        wrong = check_gsm(data)
-        if wrong:
-            quarantine.refuse(members.path, row["file"], wrong)
+        try:
+            pcm, rate = media.read_audio(data, row["file"])
+        except DataError as error:
+            quarantine.refuse(members.path, row["file"], str(error))
             continue
         rows.append(
             {
                 "id": f"audio/{row['file'].removesuffix('.gsm')}",
-                "pcm": decode_gsm(data),
-                "rate": RATE,
+                "pcm": to_int16(pcm),
+                "rate": rate,
                 "transcript": row["transcript"].strip(),
                 "language": row["language"],
                 "key": row["key"],

@@ -1,30 +1,26 @@
 """Images with captions: PNG files in a zip archive, captions in several languages beside it."""
 
-import io
 import json
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
+from accordion.data.media import read_image
 from accordion.data.sources.base import Quarantine, Row, ZipMembers, json_rows, require, require_rows
+from accordion.errors import DataError
 
-LARGEST_SIDE = 4096
+SIDES = (8, 4096)  # pixels
 
 
-def check_png(png: bytes) -> str | None:
-    """What is wrong with a PNG for this pipeline (None: nothing): damaged, not RGB, or of an unusable size."""
-    try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-            if max(picture.size) > LARGEST_SIDE or min(picture.size) < 8:
-                return f"{picture.width}x{picture.height} pixels; wants 8 to {LARGEST_SIDE} a side"
-            picture.load()
-            if picture.mode != "RGB":
-                return f"mode {picture.mode}; wants RGB"
-    except UnidentifiedImageError:
-        return "not a PNG file"
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged chunks
-        return f"damaged PNG: {error}"
-    return None
+def check_png(png: bytes, name: str) -> None:
+    """Refuse what this pipeline cannot use.
+
+    Raises:
+        DataError: damaged, no image, not an RGB PNG of 8 bits, or of an unusable size; the text starts with `name`.
+    """
+    height, width, _ = read_image(png, name).shape
+    if not png.startswith(b"\x89PNG") or png[24:26] != b"\x08\x02":  # bit depth, colour type
+        raise DataError(f"{name}: wants an RGB PNG of 8 bits; convert it")
+    if max(height, width) > SIDES[1] or min(height, width) < SIDES[0]:
+        raise DataError(f"{name}: {width}x{height} pixels; wants {SIDES[0]} to {SIDES[1]} a side")
 
 
 def read_images(folder: Path, quarantine: Quarantine) -> list[Row]:
@@ -44,9 +40,10 @@ def read_images(folder: Path, quarantine: Quarantine) -> list[Row]:
         png = members.read(row["file"])
         if png is None:
             continue
-        wrong = check_png(png)
-        if wrong:
-            quarantine.refuse(members.path, row["file"], wrong)
+        try:
+            check_png(png, row["file"])
+        except DataError as error:
+            quarantine.refuse(members.path, row["file"], str(error))
             continue
         rows.append(
             {

@@ -6,11 +6,11 @@ the two splits is dropped, so that no frame of `val` is ever seen in training.
 
 from pathlib import Path
 
-import av
 import numpy as np
-from PIL import Image
 
+from accordion.data import media
 from accordion.data.sources.base import Quarantine, Row, json_rows, require, require_rows
+from accordion.errors import DataError
 
 SIDE = 32  # pixels of a clip
 SHORT_SIDE = 64  # pixels of the downscaled film
@@ -19,19 +19,6 @@ FRAMES = 4  # frames of a clip
 FRAME_STRIDE = 2  # film frames between two frames of a clip
 TIME_STRIDE = 4  # film frames between the starts of clips in `train`
 BLOCK = 8  # film frames of a block of time
-
-
-def decode(path: Path) -> np.ndarray:
-    """A film as (frames, height, width, 3) uint8 RGB, its short side scaled to SHORT_SIDE."""
-    frames = []
-    with av.open(str(path)) as film:
-        for frame in film.decode(video=0):
-            scale = SHORT_SIDE / min(frame.width, frame.height)
-            size = (round(frame.width * scale), round(frame.height * scale))
-            frames.append(np.asarray(frame.to_image().resize(size, Image.Resampling.LANCZOS)))
-    if not frames:
-        raise ValueError("no frames")
-    return np.stack(frames)
 
 
 def held_out(frames: int, validation_share: float) -> np.ndarray:
@@ -70,9 +57,9 @@ def read_video(folder: Path, quarantine: Quarantine, validation_share: float) ->
             quarantine.refuse(path, row["file"], "no such file")
             continue
         try:
-            film = decode(path)
-        except (av.FFmpegError, ValueError) as error:
-            quarantine.refuse(path, row["file"], f"damaged video: {error}")
+            film, _ = media.read_video(path, row["file"], short_side=SHORT_SIDE)
+        except DataError as error:
+            quarantine.refuse(path, row["file"], str(error))
             continue
         for name, split, clip in cut(film, validation_share):
             rows.append(

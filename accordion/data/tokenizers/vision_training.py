@@ -1,6 +1,5 @@
 """Stage train_vision_tokenizer: 2D training on images and frames, then a causal 3D phase on clips."""
 
-import io
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from accordion.config.data import VisionTokenizerConfig
+from accordion.data.media import read_image
 from accordion.data.tokenizers.vision import VisionTokenizer, accumulate, add_scale, quantize
 from accordion.errors import DataError, TrainingDiverged
 from accordion.observe import progress, record
@@ -69,21 +69,17 @@ def load_pictures(corpus: Path, split: str, config: VisionTokenizerConfig) -> Pi
 
 
 def read_png(data: bytes, name: str, size: int) -> Tensor:
-    """A PNG as uint8 (3,size,size); transparent parts become white, another size is scaled to fit a square.
+    """An image as uint8 (3,size,size); transparent parts become white, another size is scaled to fit a square.
 
     Raises:
         DataError: the bytes are no readable image.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            picture = file.convert("RGBA")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"image {name}: not a readable PNG ({error}); remove or replace it") from None
+    picture = Image.fromarray(read_image(data, f"image {name}"))
     if picture.size != (size, size):
         picture.thumbnail((size, size), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGBA", (size, size), "white")
-    canvas.alpha_composite(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
-    return torch.from_numpy(np.array(canvas.convert("RGB"))).permute(2, 0, 1)
+    canvas = Image.new("RGB", (size, size), "white")
+    canvas.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
 
 
 def read_clips(row: Any, size: int, frames: int) -> Iterator[Tensor]:
