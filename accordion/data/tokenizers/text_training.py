@@ -1,7 +1,7 @@
 """Stage train_text_tokenizer: BPE merges learned from the corpus, and what they achieve on held-out text."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from accordion.data.tokenizers.text import ALPHABET, SPECIAL_NAMES, TextTokenize
 from accordion.errors import DataError
 from accordion.observe import progress, say
 
+SPACELESS = {"bo", "dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh"}  # written without spaces between words
+
 
 def train_text_tokenizer(config: TextTokenizerConfig, *, out: Path, corpus: Path) -> dict[str, Any]:
     """Learn the vocabulary on the training text of `corpus` and write `tokenizer.json` into `out`.
 
     Returns:
-        for held-out text: characters and UTF-8 bytes per token (all, and by language), and encoding speed.
+        for held-out text: fertility (all, and by language), and encoding speed.
     """
     texts = corpus_texts(corpus, "train")
     if not texts:
@@ -64,26 +66,55 @@ def _words(texts: list[str]) -> Iterator[str]:
 
 
 def measure(tokenizer: TextTokenizer, corpus: Path) -> dict[str, Any]:
-    """Compression on held-out text by language, and tokens a second with a cold and a warm word cache."""
+    """Fertility on held-out text, all and by language, and tokens a second once the words are known."""
     table = pd.read_parquet(corpus / "text.parquet", columns=["text", "language", "split"])
     held_out = table[table["split"] == "val"]
     if held_out.empty:
         raise DataError(f"{corpus}/text.parquet: no validation text; raise ingest.validation_share")
-    by_language: dict[str, float] = {}
-    characters = size = tokens = 0
-    for language, texts in held_out.groupby("language")["text"]:
-        count = sum(len(ids) for ids in tokenizer.encode_batch(texts))
-        by_language[str(language)] = float(texts.str.len().sum() / count)
-        characters += int(texts.str.len().sum())
-        size += sum(len(text.encode()) for text in texts)
-        tokens += count
-    start = time.perf_counter()
-    repeated = sum(len(ids) for ids in tokenizer.encode_batch(held_out["text"]))
-    seconds = time.perf_counter() - start
-    return {
-        "characters_per_token": characters / tokens,
-        "bytes_per_token": size / tokens,
-        "characters_per_token_by_language": by_language,
-        "tokens": tokens,
-        "speed": {"tokens_per_second": repeated / seconds},
+    by_language = {
+        str(language): fertility(list(texts), tokenizer.encode_batch(texts), str(language))
+        for language, texts in held_out.groupby("language")["text"]
     }
+    texts = list(held_out["text"])
+    start = time.perf_counter()
+    encoded = tokenizer.encode_batch(texts)
+    seconds = time.perf_counter() - start
+    whole = fertility(texts, encoded)
+    tokens = sum(map(len, encoded))
+    return {
+        "characters_per_token": whole["characters_per_token"],
+        "bytes_per_token": whole["bytes_per_token"],
+        "characters_per_token_by_language": {
+            language: figures["characters_per_token"] for language, figures in by_language.items()
+        },
+        "tokens_per_word_by_language": {
+            language: figures["tokens_per_word"]
+            for language, figures in by_language.items()
+            if "tokens_per_word" in figures
+        },
+        "tokens": tokens,
+        "speed": {"tokens_per_second": tokens / seconds},
+    }
+
+
+def fertility(texts: Sequence[str], encoded: Iterable[Sequence[int]], language: str | None = None) -> dict[str, float]:
+    """How much text a token carries.
+
+    Args:
+        encoded: the ids of each text.
+        language: of all the texts, as a BCP 47 code; None: mixed.
+
+    Returns:
+        characters and UTF-8 bytes per token; tokens per word (between white space) where `language` writes spaces.
+    """
+    tokens = sum(len(ids) for ids in encoded)
+    if not tokens:
+        raise DataError(f"fertility: {len(texts)} texts without a token; give text that is not empty")
+    figures = {
+        "characters_per_token": sum(map(len, texts)) / tokens,
+        "bytes_per_token": sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) / tokens,
+    }
+    words = sum(len(text.split()) for text in texts)
+    if language is not None and language.split("-")[0] not in SPACELESS and words:
+        figures["tokens_per_word"] = tokens / words
+    return figures
