@@ -170,7 +170,9 @@ class Stage:
         _set_threads(run.settings.threads)
         _reset_peak_memory()
         clock = time.monotonic()
-        with listening(listen):
+        from accordion.device import device  # brings torch: only where a stage is executed
+
+        with listening(listen), device(run.settings.device):
             metrics = dict(function(settings, out=out, **folders, **extra))
         measured: dict[str, Any] = {"seconds": time.monotonic() - clock, "peak_rss_bytes": _peak_memory()}
         measured["speed"] = metrics.pop("speed", {})  # tells of the making, so it is no part of the digest

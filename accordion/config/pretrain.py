@@ -1,10 +1,18 @@
 """Settings of the model, of elastic pre-training, of its analysis and of extraction."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from accordion.config.base import Settings
 
 VIDEO_WINDOW = 8
+LayerOrder = Literal["outer", "even"]
+LAYER_ORDER = Field(
+    "outer",
+    description="which layers smaller members keep, always nested: outer: the outermost, so that the middle goes "
+    "first; even: evenly spaced ones",
+)
 
 
 class ModelShape(Settings):
@@ -19,6 +27,8 @@ class ModelShape(Settings):
     shared_hidden: int = Field(64, description="width of the always-active shared expert; 0: none")
     rope_base: float = 1e6
     video_window: int = Field(VIDEO_WINDOW, ge=1, description="earlier frames that a video frame can see")
+    layer_order: LayerOrder = LAYER_ORDER
+    isolated: bool = Field(False, description="experts parted by modality: what one shared pool is compared with")
 
 
 class ModelConfig(Settings):
@@ -41,6 +51,11 @@ class ModelConfig(Settings):
     audio_levels: int = Field(description="codes of an audio frame, Q")
     audio_codebook: int = Field(description="entries of each audio codebook; index `audio_codebook` is end-of-audio")
     video_window: int = Field(VIDEO_WINDOW, ge=1, description="earlier frames that a video frame can see")
+    layer_order: LayerOrder = LAYER_ORDER
+    expert_order: tuple[tuple[int, ...], ...] | None = Field(
+        None, description="each layer's experts, those that narrow members keep first; None: by index"
+    )
+    isolated: bool = Field(False, description="experts parted by modality (see `model.isolation`)")
 
     @property
     def layers(self) -> int:
@@ -52,6 +67,14 @@ class ModelConfig(Settings):
             raise ValueError("experts and top_k need one entry a layer")
         if any(k > e or k < 1 for k, e in zip(self.top_k, self.experts, strict=True)):
             raise ValueError("top_k of a layer must be between 1 and its number of experts")
+        if self.expert_order is not None and [sorted(order) for order in self.expert_order] != [
+            list(range(count)) for count in self.experts
+        ]:
+            raise ValueError("expert_order needs every expert of every layer once")
+        if self.isolated and any(
+            e != max(self.experts) or e < 4 * k for k, e in zip(self.top_k, self.experts, strict=True)
+        ):
+            raise ValueError("isolated needs at least four times top_k experts, as many in every layer")
         if self.hidden % (2 * self.heads):
             raise ValueError("hidden must be a multiple of twice the heads (rotary pairs)")
         if self.layers < self.audio_levels:
@@ -76,7 +99,31 @@ class ElasticConfig(Settings):
     layers: tuple[int, ...] = (6, 8)
     experts: tuple[int, ...] = (8, 16)
     top_k: tuple[int, ...] = (2, 4)
+    subsets: Literal["nested", "ranked", "random"] = Field(
+        "nested",
+        description="experts of a narrow member: nested: the first ones; ranked: those with the largest gate mass "
+        "during the warm-up; random: drawn anew for each instance and layer",
+    )
+    top_k_by_layer: bool = Field(False, description="draw top-k for each layer on its own")
     warmup_share: float = Field(0.1, ge=0, le=1, description="share of steps before sub-models are drawn")
+    ramp_share: float = Field(
+        0.0, ge=0, le=1, description="share of steps, after those, in which reduced instances rise to their share"
+    )
+    shrink_share: float = Field(
+        0.0, ge=0, le=1, description="share of steps, after the warm-up, in which the choices open from the largest "
+        "to the smallest (progressive shrinking, arXiv 1908.09791)"
+    )  # fmt: skip
+    distil_share: float = Field(
+        0.0, ge=0, le=1, description="share of the reduced instances that run in full too, in the same step, and "
+        "learn from the full model's predictions"
+    )  # fmt: skip
+    distil_weight: float = Field(0.5, ge=0, le=1, description="of those predictions against the data, in their loss")
+
+    @model_validator(mode="after")
+    def _ranked_needs_a_warmup(self) -> "ElasticConfig":
+        if self.enabled and self.subsets == "ranked" and self.warmup_share == 0:
+            raise ValueError("subsets: ranked needs warmup_share above 0, the steps in which experts are ranked")
+        return self
 
 
 class OptimizerConfig(Settings):
@@ -99,6 +146,9 @@ class PretrainConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: int = Field(300, ge=1)
     batch: int = Field(8, ge=1, description="sequences a step")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the products; bfloat16 is for GPUs, and many times slower on most CPUs"
+    )
     mtp_weight: float = 0.3
     history_dropout: float = Field(0.1, ge=0, lt=1, description="chance that an earlier video frame is hidden")
     balance_step: float = Field(1e-3, description="u: how far a selection bias moves in a step")

@@ -65,17 +65,22 @@ def group_mask(batch: Batch, window: int, hidden_frames: Tensor | None = None) -
 
 def additive(mask: Tensor) -> Tensor:
     """A bool mask as the number to add to a score: converted once instead of in every layer."""
-    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, float("-inf"))
+    device = mask.device.type
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.get_default_dtype()
+    return torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 def draw_hidden_frames(batch: Batch, chance: float, generator: torch.Generator) -> Tensor | None:
-    """Draw which video frames are hidden from later ones: (B, S) bool, or None when there is nothing to hide."""
+    """Draw which video frames are hidden from later ones: (B, S) bool, or None when there is nothing to hide.
+
+    `generator` is one of the CPU, so that every device draws alike.
+    """
     if chance == 0 or not bool((batch.modality == VIDEO).any()):
         return None
     frames = int(batch.frame.max()) + 1
     documents = int(batch.document.max()) + 1
-    drawn = torch.rand(len(batch.document), documents, frames, generator=generator) < chance
-    rows = torch.arange(len(batch.document)).unsqueeze(1)
+    drawn = (torch.rand(len(batch.document), documents, frames, generator=generator) < chance).to(batch.frame.device)
+    rows = torch.arange(len(batch.document), device=batch.frame.device).unsqueeze(1)
     hidden = drawn[rows, batch.document.clamp_min(0).long(), batch.frame.clamp_min(0).long()]
     return hidden & (batch.modality == VIDEO)
 

@@ -39,9 +39,9 @@ class SubmodelSpec:
     ) -> "SubmodelSpec":
         """The member of the nested family with so many layers, experts a layer, and experts a token.
 
-        A smaller member's layers and experts are always part of a larger member's: layers are dropped from the
-        middle outwards, experts from the end. `None` keeps the full model's value; a layer that has fewer experts
-        than asked for keeps all of them.
+        A smaller member's layers and experts are always part of a larger member's: layers are kept in the order of
+        `config.layer_order`, experts in that of `config.expert_order`. `None` keeps the full model's value; a layer
+        that has fewer experts than asked for keeps all of them.
 
         Raises:
             ConfigError: more than the model has, or less than can stay.
@@ -50,7 +50,9 @@ class SubmodelSpec:
         widths = [config.experts[layer] if experts is None else experts for layer in kept]
         spec = cls(
             kept,
-            tuple(tuple(range(min(width, config.experts[layer]))) for layer, width in zip(kept, widths, strict=True)),
+            tuple(
+                tuple(sorted(expert_order(config, layer)[:width])) for layer, width in zip(kept, widths, strict=True)
+            ),
             tuple(config.top_k[layer] if top_k is None else min(top_k, config.top_k[layer]) for layer in kept),
         )
         spec.check(config)
@@ -77,13 +79,22 @@ class SubmodelSpec:
                     f"sub-model: experts {experts} of layer {layer}; wants ascending indices below "
                     f"{config.experts[layer]}"
                 )
+            if config.isolated and len(experts) < config.experts[layer]:
+                raise ConfigError(f"sub-model: layer {layer} keeps {len(experts)} experts; isolated ones stay whole")
             if not 1 <= top_k <= len(experts):
                 raise ConfigError(f"sub-model: top_k {top_k} of layer {layer}; wants 1 to {len(experts)}, its experts")
 
     def config(self, full: ModelConfig) -> ModelConfig:
         """The config of the plain model that this sub-model of `full` is."""
         self.check(full)
-        return full.model_copy(update={"experts": tuple(len(kept) for kept in self.experts), "top_k": self.top_k})
+        order = None
+        if full.expert_order is not None:
+            order = tuple(
+                tuple(kept.index(expert) for expert in full.expert_order[layer] if expert in kept)
+                for layer, kept in zip(self.layers, self.experts, strict=True)
+            )
+        sizes = {"experts": tuple(len(kept) for kept in self.experts), "top_k": self.top_k, "expert_order": order}
+        return full.model_copy(update=sizes)
 
 
 def _fixed_layers(config: ModelConfig) -> tuple[int, ...]:
@@ -95,9 +106,29 @@ def _nested_layers(config: ModelConfig, keep: int) -> tuple[int, ...]:
     if not len(fixed) <= keep <= config.layers:
         raise ConfigError(f"sub-model: layers {keep}; wants {len(fixed)} to {config.layers} of this model")
     free = [layer for layer in range(config.layers) if layer not in fixed]
+    order = _evenly(fixed, free) if config.layer_order == "even" else _outermost(free)
+    return tuple(sorted((*fixed, *order[: keep - len(fixed)])))
+
+
+def _outermost(free: list[int]) -> list[int]:
     centre = sum(free) / len(free) if free else 0.0
-    outermost_first = sorted(free, key=lambda layer: (-abs(layer - centre), layer))
-    return tuple(sorted((*fixed, *outermost_first[: keep - len(fixed)])))
+    return sorted(free, key=lambda layer: (-abs(layer - centre), layer))
+
+
+def _evenly(fixed: Sequence[int], free: list[int]) -> list[int]:
+    """The free layers, each next one as far as can be from all that stand before it."""
+    order: list[int] = []
+    left = list(free)
+    while left:
+        best = max(left, key=lambda layer: (min(abs(layer - other) for other in (*fixed, *order)), -layer))
+        order.append(best)
+        left.remove(best)
+    return order
+
+
+def expert_order(config: ModelConfig, layer: int) -> tuple[int, ...]:
+    """The experts of a layer, those that narrow members keep first."""
+    return tuple(range(config.experts[layer])) if config.expert_order is None else config.expert_order[layer]
 
 
 def parameter_counts(config: ModelConfig) -> tuple[int, int]:
@@ -121,19 +152,21 @@ def parameter_counts(config: ModelConfig) -> tuple[int, int]:
     return total, active
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerPlan:
-    """How one layer treats the rows of a batch.
+    """How one layer treats the rows of a batch; layers that treat them alike share one plan.
 
     Attributes:
         rows: (R,) indices of the rows that pass through the layer; None: all.
         eligible: (R, E) bool, experts each of those rows may use; None: all.
         top_k: (R,) experts a token of each row uses; None: the layer's own.
+        slots: the most experts that a token of any row uses; None: the layer's own top-k.
     """
 
     rows: Tensor | None
     eligible: Tensor | None
     top_k: Tensor | None
+    slots: int | None = None
 
 
 EVERYTHING = LayerPlan(None, None, None)
@@ -149,22 +182,48 @@ def plan_layers(config: ModelConfig, specs: Sequence[SubmodelSpec] | None, rows:
         return [EVERYTHING] * config.layers
     if len(specs) != rows:
         raise ValueError(f"{len(specs)} sub-models for {rows} rows; wants one for each row")
-    for spec in dict.fromkeys(specs):
+    distinct = list(dict.fromkeys(specs))
+    for spec in distinct:
         spec.check(config)
-    return [_plan_layer(config, specs, layer) for layer in range(config.layers)]
+    number = {spec: index for index, spec in enumerate(distinct)}
+    of_row = [number[spec] for spec in specs]
+    plans: dict[tuple[object, ...], LayerPlan] = {}
+    found: list[LayerPlan | None] = []
+    for layer in range(config.layers):
+        kept = [_kept(spec, layer) for spec in distinct]
+        if all(part is None for part in kept):
+            found.append(None)
+            continue
+        key = (config.experts[layer], config.top_k[layer], *kept)
+        if key not in plans:
+            plans[key] = _plan_layer(config.experts[layer], config.top_k[layer], [kept[index] for index in of_row])
+        found.append(plans[key])
+    return found
 
 
-def _plan_layer(config: ModelConfig, specs: Sequence[SubmodelSpec], layer: int) -> LayerPlan | None:
-    here = [(row, spec, spec.layers.index(layer)) for row, spec in enumerate(specs) if layer in spec.layers]
-    if not here:
+def _kept(spec: SubmodelSpec, layer: int) -> tuple[tuple[int, ...], int] | None:
+    """The experts and top-k of a layer; None where the sub-model leaves it out."""
+    if layer not in spec.layers:
         return None
-    count = config.experts[layer]
-    eligible = torch.zeros(len(here), count, dtype=torch.bool)
-    for index, (_, spec, at) in enumerate(here):
-        eligible[index, list(spec.experts[at])] = True
-    top_k = torch.tensor([spec.top_k[at] for _, spec, at in here])
+    at = spec.layers.index(layer)
+    return spec.experts[at], spec.top_k[at]
+
+
+def _plan_layer(experts: int, own: int, kept: Sequence[tuple[tuple[int, ...], int] | None]) -> LayerPlan:
+    here = [(row, part) for row, part in enumerate(kept) if part is not None]
+    eligible = torch.zeros(len(here), experts, dtype=torch.bool)
+    whole = True
+    for index, (_, (chosen, _)) in enumerate(here):
+        if len(chosen) == experts:
+            eligible[index] = True
+        else:
+            whole = False
+            eligible[index, list(chosen)] = True
+    top_k = [count for _, (_, count) in here]
+    same = all(count == own for count in top_k)
     return LayerPlan(
-        rows=None if len(here) == len(specs) else torch.tensor([row for row, _, _ in here]),
-        eligible=None if eligible.all() else eligible,
-        top_k=None if bool((top_k == config.top_k[layer]).all()) else top_k,
+        rows=None if len(here) == len(kept) else torch.tensor([row for row, _ in here]),
+        eligible=None if whole else eligible,
+        top_k=None if same else torch.tensor(top_k),
+        slots=None if same else max(top_k),
     )

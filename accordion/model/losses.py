@@ -25,6 +25,7 @@ class Targets:
         mtp_at (m,), mtp (m,): the token after the next, where the same document has one.
         vision_at (v,), bits (v, d) float, video (v,) bool: bits at the position.
         audio_at (a,), codes (a, Q): codes of the next frame.
+        videos: how many of `video` are true.
     """
 
     text_at: Tensor
@@ -36,6 +37,7 @@ class Targets:
     video: Tensor
     audio_at: Tensor
     codes: Tensor
+    videos: int
 
     @classmethod
     def of(cls, batch: Batch) -> "Targets":
@@ -49,6 +51,7 @@ class Targets:
         vision_at = _where(batch.target_bits[..., 0] != NONE)
         vision_at = vision_at[(kind[vision_at] == IMAGE) | (kind[vision_at] == VIDEO)]
         audio_at = _where(batch.target_codes[..., 0] != NONE)
+        video = kind[vision_at] == VIDEO
         return cls(
             text_at=text_at,
             text=token.view(-1)[text_at],
@@ -56,14 +59,40 @@ class Targets:
             mtp=token.view(-1)[mtp_at + 1],
             vision_at=vision_at,
             bits=batch.target_bits.view(-1, batch.target_bits.shape[-1])[vision_at].float(),
-            video=kind[vision_at] == VIDEO,
+            video=video,
             audio_at=audio_at,
             codes=batch.target_codes.view(-1, batch.target_codes.shape[-1])[audio_at],
+            videos=int(video.sum()),
         )
 
 
 def _where(mask: Tensor) -> Tensor:
     return mask.reshape(-1).nonzero().squeeze(1)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Which predictions of a batch learn from which others: pupils and teachers, in the same order.
+
+    Attributes:
+        text, vision, audio: (pupils (m,), teachers (m,)), indices into the targets of each kind.
+        weight: of the teacher's prediction against the data.
+    """
+
+    text: tuple[Tensor, Tensor]
+    vision: tuple[Tensor, Tensor]
+    audio: tuple[Tensor, Tensor]
+    weight: float
+
+    @classmethod
+    def of(cls, targets: Targets, pupils: Tensor, first_teacher: int, length: int, weight: float) -> "Lessons":
+        """Rows `pupils` (m,), ascending, learn from the rows from `first_teacher` on: the same sequences again."""
+
+        def pairs(at: Tensor) -> tuple[Tensor, Tensor]:
+            rows = at // length
+            return _where(torch.isin(rows, pupils)), _where(rows >= first_teacher)
+
+        return cls(pairs(targets.text_at), pairs(targets.vision_at), pairs(targets.audio_at), weight)
 
 
 @dataclass(frozen=True)
@@ -81,28 +110,55 @@ class Outputs:
     vision: Tensor
     audio: Tensor
 
-    def losses(self) -> "Losses":
-        """The losses of these predictions."""
+    def losses(self, lessons: Lessons | None = None) -> "Losses":
+        """The losses of these predictions; with `lessons`, a pupil's is (1 - w) its own + w KL(teacher || pupil)."""
         targets = self.targets
-        bits = F.binary_cross_entropy_with_logits(self.vision, targets.bits, reduction="none").sum(1)  # (v,)
+        bits = F.binary_cross_entropy_with_logits(self.vision.float(), targets.bits, reduction="none").sum(1)  # (v,)
+        text, audio = self._text_and_audio(lessons)
+        if lessons is not None and len(lessons.vision[0]):
+            pupils, teachers = lessons.vision
+            bits = bits.index_add(0, pupils, lessons.weight * (self._bits_apart(pupils, teachers) - bits[pupils]))
         video = targets.video.to(bits.dtype)
-        sums = {
-            "text": F.cross_entropy(self.text, targets.text, reduction="sum"),
-            "image": (bits * (1 - video)).sum(),
-            "video": (bits * video).sum(),
-            "audio": F.cross_entropy(self.audio.flatten(0, 1), targets.codes.flatten(), reduction="sum"),
-        }
-        width, videos = self.vision.shape[1], int(targets.video.sum())
+        sums = {"text": text, "image": (bits * (1 - video)).sum(), "video": (bits * video).sum(), "audio": audio}
+        width = self.vision.shape[1]
         counts = {
             "text": len(targets.text),
-            "image": (len(targets.video) - videos) * width,
-            "video": videos * width,
+            "image": (len(targets.video) - targets.videos) * width,
+            "video": targets.videos * width,
             "audio": targets.codes.numel(),
         }
         if self.mtp is not None:
             sums["mtp"] = F.cross_entropy(self.mtp, targets.mtp, reduction="sum")
             counts["mtp"] = len(targets.mtp)
         return Losses(sums, counts)
+
+    def _text_and_audio(self, lessons: Lessons | None) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropies of text tokens and audio codes, part of them replaced by the lessons'."""
+        found = []
+        for logits, wanted, pairs in (
+            (self.text, self.targets.text, lessons and lessons.text),
+            (self.audio, self.targets.codes, lessons and lessons.audio),
+        ):
+            total = F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), reduction="sum")
+            if lessons is not None and pairs is not None and len(pairs[0]):
+                pupils, teachers = pairs
+                own = F.cross_entropy(logits[pupils].flatten(0, -2), wanted[pupils].flatten(), reduction="sum")
+                total = total + lessons.weight * (_apart(logits[pupils], logits[teachers].detach()) - own)
+            found.append(total)
+        return found[0], found[1]
+
+    def _bits_apart(self, pupils: Tensor, teachers: Tensor) -> Tensor:
+        """(m,) KL of the teachers' bits from the pupils', summed over the bits of a token."""
+        learnt, known = self.vision[pupils].float(), self.vision[teachers].detach().float()
+        chance = known.sigmoid()
+        cross = F.binary_cross_entropy_with_logits(learnt, chance, reduction="none")
+        return (cross - F.binary_cross_entropy_with_logits(known, chance, reduction="none")).sum(1)
+
+
+def _apart(learnt: Tensor, known: Tensor) -> Tensor:
+    """Sum of KL(softmax(known) || softmax(learnt)) over all but the last axis."""
+    both = [F.log_softmax(logits.float(), -1) for logits in (learnt, known)]
+    return F.kl_div(*both, reduction="sum", log_target=True)
 
 
 @dataclass(frozen=True)

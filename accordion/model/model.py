@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,39 @@ from accordion.model.cache import Cache, empty_cache
 from accordion.model.elastic import EVERYTHING, LayerPlan, SubmodelSpec, plan_layers
 from accordion.model.embeddings import Embeddings
 from accordion.model.heads import Heads
-from accordion.model.losses import Losses, Outputs, Targets
+from accordion.model.isolation import isolation
+from accordion.model.losses import Lessons, Losses, Outputs, Targets
 from accordion.model.moe import MoE
 from accordion.model.norm import RmsNorm
 from accordion.model.rope import Rope, rope_table
+from accordion.model.sampler import Draw
 
 Observer = Callable[[int, Tensor, Tensor], None]
 """Called as observe(layer, positions (n,), choice (n, K)): flat positions b * S + s and the experts each chose."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The rows of a batch that pass through a layer, R of them, and how; layers of one plan share it.
+
+    Attributes:
+        rows: (R,) their indices; None: all.
+        rope, mask: their positions and attention masks.
+        at: (n,) flat positions r * S + s that are no padding, which no expert computes; None: all.
+        eligible: (n, E) bool, experts each may use; None: all.
+        top_k: (n,) experts each uses; None: `slots`.
+        slots: the most experts that any uses; None: the layer's own top-k.
+        used: sum of `top_k`, or None where it was not counted.
+    """
+
+    rows: Tensor | None
+    rope: Rope
+    mask: Tensor
+    at: Tensor | None
+    eligible: Tensor | None
+    top_k: Tensor | None
+    slots: int | None
+    used: int | None
 
 
 class Block(nn.Module):
@@ -35,26 +62,16 @@ class Block(nn.Module):
             config.hidden, config.experts[layer], config.top_k[layer], config.expert_hidden, config.shared_hidden
         )
 
-    def forward(
-        self, x: Tensor, rope: Rope, mask: Tensor, live: Tensor | None, plan: LayerPlan, cache: Cache | None, layer: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Run the rows of a plan: x (R, S, H) -> (R, S, H), the experts chosen, and where (None: everywhere).
-
-        Args:
-            live: (R, S) bool, false at padding, which no expert computes; None: all live.
-        """
-        x = x + self.attention(self.norm_attention(x), rope, mask, cache, layer)
+    def forward(self, x: Tensor, part: Part, cache: Cache | None, layer: int) -> tuple[Tensor, Tensor]:
+        """Run the rows of a part: x (R, S, H) -> (R, S, H), and the experts chosen at `part.at` (n, K)."""
+        x = x + self.attention(self.norm_attention(x), part.rope, part.mask, cache, layer)
         states = self.norm_moe(x).view(-1, x.shape[-1])
-        at = None if live is None else live.reshape(-1).nonzero().squeeze(1)
-        rows = torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
-        if at is not None:
-            states, rows = states.index_select(0, at), rows.index_select(0, at)
-        eligible = None if plan.eligible is None else plan.eligible.to(x.device).index_select(0, rows)
-        top_k = None if plan.top_k is None else plan.top_k.to(x.device).index_select(0, rows)
-        out, choice = self.moe(states, eligible, top_k)
-        if at is None:
-            return x + out.view_as(x), choice, None
-        return x.view(-1, x.shape[-1]).index_add(0, at, out).view_as(x), choice, at
+        if part.at is not None:
+            states = states.index_select(0, part.at)
+        out, choice = self.moe(states, part.eligible, part.top_k, slots=part.slots, used=part.used)
+        if part.at is None:
+            return x + out.view_as(x), choice
+        return x.view(-1, x.shape[-1]).index_add(0, part.at, out.to(x.dtype)).view_as(x), choice
 
 
 class Model(nn.Module):
@@ -94,19 +111,31 @@ class Model(nn.Module):
     def forward(
         self,
         batch: Batch,
-        specs: Sequence[SubmodelSpec] | None = None,
+        draw: Draw | Sequence[SubmodelSpec] | None = None,
         *,
         history_dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Losses:
-        """Losses of a batch, each row run as the sub-model of its spec (None: all rows in full).
+        """Losses of a batch, each row run as the sub-model drawn for it (None: all rows in full).
 
         Args:
+            draw: sub-models, or a sampler's draw, of which some rows may run in full too.
             history_dropout: chance that a video frame is hidden from the later ones (training only).
             generator: draws those frames.
         """
         hidden = draw_hidden_frames(batch, history_dropout, generator) if generator is not None else None
-        return self.outputs(batch, specs, hidden_frames=hidden).losses()
+        draw = draw if isinstance(draw, Draw) else Draw(None if draw is None else list(draw))
+        if draw.specs is None or not draw.twins:
+            return self.outputs(batch, draw.specs, hidden_frames=hidden).losses()
+        rows, length = batch.modality.shape
+        pupils = torch.tensor(draw.twins, device=batch.modality.device)
+        all_rows = torch.cat((torch.arange(rows, device=pupils.device), pupils))
+        outputs = self.outputs(
+            batch.select(all_rows),
+            [*draw.specs, *[SubmodelSpec.full(self.config)] * len(pupils)],
+            hidden_frames=None if hidden is None else hidden[all_rows],
+        )
+        return outputs.losses(Lessons.of(outputs.targets, pupils, rows, length, draw.weight))
 
     def outputs(
         self,
@@ -141,6 +170,7 @@ class Model(nn.Module):
             additive(group_mask(batch, self.config.video_window, hidden_frames)),
             None if bool(live.all()) else live,
             plan_layers(self.config, specs, len(batch)),
+            modality=batch.modality if self.config.isolated else None,
             after=predict_codes if len(targets.audio_at) else None,
             observe=observe,
         )
@@ -165,32 +195,60 @@ class Model(nn.Module):
         live: Tensor | None,
         plans: Sequence[LayerPlan | None],
         *,
+        modality: Tensor | None = None,
         cache: Cache | None = None,
         after: Callable[[int, Tensor], Tensor] | None = None,
         observe: Observer | None = None,
     ) -> Tensor:
         """Send x (B, S, H) through the layers; rows that a plan leaves out are not computed.
 
-        `after(level, x)` follows each of the top `audio_levels` layers and returns the states to go on with.
+        `modality` (B, S) parts the experts by it. `after(level, x)` follows each of the top `audio_levels` layers
+        and returns the states to go on with.
         """
         first_level = self.config.layers - self.config.audio_levels
+        parts: dict[LayerPlan, Part] = {}
         for index, (layer, plan) in enumerate(zip(self.layers, plans, strict=True)):
             if plan is not None:
-                rows = plan.rows
-                if rows is None:
-                    x, choice, at = layer(x, rope, mask, live, plan, cache, index)
+                if plan not in parts:
+                    parts[plan] = self._part(plan, rope, mask, live, modality)
+                part = parts[plan]
+                if part.rows is None:
+                    x, choice = layer(x, part, cache, index)
                 else:
-                    part_rope = (rope[0].index_select(0, rows), rope[1].index_select(0, rows))
-                    part_live = None if live is None else live.index_select(0, rows)
-                    part, choice, at = layer(
-                        x.index_select(0, rows), part_rope, mask.index_select(0, rows), part_live, plan, cache, index
-                    )
-                    x = x.index_copy(0, rows, part)
+                    done, choice = layer(x.index_select(0, part.rows), part, cache, index)
+                    x = x.index_copy(0, part.rows, done)
                 if observe is not None:
-                    observe(index, _positions(at, rows, x.shape), choice)
+                    observe(index, _positions(part.at, part.rows, x.shape), choice)
             if after is not None and index >= first_level:
                 x = after(index - first_level, x)
         return x
+
+    def _part(
+        self, plan: LayerPlan, rope: Rope, mask: Tensor, live: Tensor | None, modality: Tensor | None
+    ) -> Part:  # fmt: skip
+        """What the layers of `plan` need of the batch; live (B, S) is false at padding, None: there is none."""
+        rows, count, length = plan.rows, len(mask), rope[0].shape[2]
+        if rows is not None:
+            rows, count = rows.to(mask.device), len(rows)
+            rope, mask = (rope[0].index_select(0, rows), rope[1].index_select(0, rows)), mask.index_select(0, rows)
+            live = None if live is None else live.index_select(0, rows)
+            modality = None if modality is None else modality.index_select(0, rows)
+        at = None if live is None else live.reshape(-1).nonzero().squeeze(1)
+        eligible = top_k = used = None
+        if plan.eligible is not None or plan.top_k is not None:
+            of_row = torch.arange(count, device=mask.device).repeat_interleave(length, output_size=count * length)
+            of_row = of_row if at is None else of_row.index_select(0, at)
+            if plan.eligible is not None:
+                eligible = plan.eligible.to(mask.device).index_select(0, of_row)
+            if plan.top_k is not None:
+                top_k = plan.top_k.to(mask.device).index_select(0, of_row)
+                tokens = torch.full((count,), length) if live is None else live.sum(1).cpu()
+                used = int((tokens * plan.top_k).sum())
+        if modality is not None:
+            kinds = modality.reshape(-1) if at is None else modality.reshape(-1).index_select(0, at)
+            own = isolation(self.config).to(mask.device).index_select(0, kinds)
+            eligible = own if eligible is None else eligible & own
+        return Part(rows, rope, mask, at, eligible, top_k, plan.slots, used)
 
     def hidden(self, tokens: Tensor, mask: Tensor, *, bidirectional: bool = False) -> Tensor:
         """Final normed states (B, S, H) of plain text.
@@ -255,6 +313,10 @@ class Model(nn.Module):
         cache.used = end
         return self.text_logits(self.norm(x))
 
+    def set_expert_order(self, order: tuple[tuple[int, ...], ...] | None) -> None:
+        """Let narrow members keep the first experts of `order`, one tuple of all experts a layer."""
+        self.config = ModelConfig.parse({**self.config.model_dump(), "expert_order": order}, where="model")
+
     def balance(self, step: float) -> None:
         """Move every layer's selection biases by `step` towards even load, after an optimizer step."""
         for layer in self.layers:
@@ -286,5 +348,6 @@ class Model(nn.Module):
 def _positions(at: Tensor | None, rows: Tensor | None, shape: torch.Size) -> Tensor:
     """Flat positions b * S + s in the whole batch of the states that the experts saw."""
     count, length = (shape[0] if rows is None else len(rows)), shape[1]
-    local = torch.arange(count * length) if at is None else at
+    device = None if rows is None else rows.device
+    local = torch.arange(count * length, device=device) if at is None else at
     return local if rows is None else rows[local // length] * length + local % length

@@ -32,9 +32,10 @@ class _RmsNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
     """x / sqrt(mean(x^2) + 1e-6) * weight over the last axis: x (..., H), weight (H,)."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not x.is_cuda:
         return _RmsNorm.apply(x, weight)
-    return F.rms_norm(x, weight.shape, weight, EPSILON)  # in one operator, which graph export knows
+    # in one operator, which graph export knows, and which a GPU has a kernel for
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), EPSILON)
 
 
 class RmsNorm(nn.Module):

@@ -1,26 +1,61 @@
 """Which sub-model each training instance draws (elastic training, foundation model, section 5)."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 
 from accordion.config.pretrain import ElasticConfig, ModelConfig
+from accordion.errors import ConfigError
 from accordion.model.elastic import SubmodelSpec
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What the rows of one batch run.
+
+    Attributes:
+        specs: for each row its sub-model; None: all rows in full.
+        twins: rows, ascending, that run in full as well and learn from those predictions.
+        weight: of those predictions against the data, in the loss of these rows.
+    """
+
+    specs: list[SubmodelSpec] | None = None
+    twins: tuple[int, ...] = ()
+    weight: float = 0.0
+
+
 class ElasticSampler:
-    """Draws one nested sub-model for each row of a batch.
+    """Draws one sub-model for each row of a batch.
 
     With `full_share` a row trains the full model, otherwise depth, width and top-k are drawn independently
     and evenly from their choices. The first `warmup_share` of the steps trains the full model only.
 
+    Args:
+        steps: of the whole run.
+        seed: of the generator, unless one is given.
+
     Attributes:
         generator: the only source of chance; its state is saved with the checkpoint.
+        warmup: steps that train the full model only.
     """
 
     def __init__(self, model: ModelConfig, elastic: ElasticConfig, *, steps: int, seed: int) -> None:
-        self.elastic = elastic
+        self.elastic, self.steps = elastic, steps
         self.warmup = round(steps * elastic.warmup_share) if elastic.enabled else steps
-        self.full = SubmodelSpec.full(model)
+        if elastic.enabled and elastic.subsets == "ranked" and not self.warmup:
+            raise ConfigError(
+                f"elastic.warmup_share: {elastic.warmup_share} of {steps} steps is no step; "
+                "ranked experts need at least one, in which they are ranked"
+            )
         self.generator = torch.Generator().manual_seed(seed)
+        self.set_model(model)
+
+    def set_model(self, model: ModelConfig) -> None:
+        """Draw sub-models of `model` from now on (its experts may have been ranked)."""
+        elastic = self.elastic
+        self.model = model
+        self.full = SubmodelSpec.full(model)
         self.specs = {
             (layers, experts, top_k): SubmodelSpec.nested(model, layers=layers, experts=experts, top_k=top_k)
             for layers in elastic.layers
@@ -28,19 +63,62 @@ class ElasticSampler:
             for top_k in elastic.top_k
         } if elastic.enabled else {}  # fmt: skip
 
-    def draw(self, step: int, rows: int) -> list[SubmodelSpec] | None:
-        """A spec for each row of the batch of `step` (from 0); None: all rows in full."""
+    def draw(self, step: int, rows: int) -> Draw:
+        """What the rows of the batch of `step` (from 0) run."""
         if step < self.warmup:
-            return None
-        return [self._draw_one() for _ in range(rows)]
+            return Draw()
+        elastic = self.elastic
+        specs = [self._draw_one(step - self.warmup) for _ in range(rows)]
+        reduced = [row for row, spec in enumerate(specs) if spec != self.full]
+        if elastic.distil_share in (0.0, 1.0):
+            twins = reduced if elastic.distil_share else []
+        else:
+            twins = [row for row in reduced if self._uniform() < elastic.distil_share]
+        return Draw(specs, tuple(twins), elastic.distil_weight)
 
-    def _draw_one(self) -> SubmodelSpec:
-        if float(torch.rand((), generator=self.generator)) < self.elastic.full_share:
+    def _draw_one(self, step: int) -> SubmodelSpec:
+        elastic = self.elastic
+        reduced_share = (1 - elastic.full_share) * self._progress(step, elastic.ramp_share)
+        if self._uniform() < 1 - reduced_share:
             return self.full
+        open_share = self._progress(step, elastic.shrink_share)
         layers, experts, top_k = (
-            self._pick(c) for c in (self.elastic.layers, self.elastic.experts, self.elastic.top_k)
+            self._pick(choices, open_share) for choices in (elastic.layers, elastic.experts, elastic.top_k)
         )
-        return self.specs[layers, experts, top_k]
+        spec = self.specs[layers, experts, top_k]
+        if elastic.subsets == "random":
+            spec = SubmodelSpec(spec.layers, self._random_experts(spec), spec.top_k)
+        if elastic.top_k_by_layer:
+            spec = SubmodelSpec(spec.layers, spec.experts, self._top_k_by_layer(spec, open_share))
+        return spec
 
-    def _pick(self, choices: tuple[int, ...]) -> int:
-        return choices[int(torch.randint(len(choices), (), generator=self.generator))]
+    def _random_experts(self, spec: SubmodelSpec) -> tuple[tuple[int, ...], ...]:
+        """For each kept layer as many experts as `spec` keeps, any of them."""
+        chosen = []
+        for layer, kept in zip(spec.layers, spec.experts, strict=True):
+            count = self.model.experts[layer]
+            drawn = kept
+            if len(kept) < count:
+                drawn = tuple(sorted(torch.randperm(count, generator=self.generator)[: len(kept)].tolist()))
+            chosen.append(drawn)
+        return tuple(chosen)
+
+    def _top_k_by_layer(self, spec: SubmodelSpec, open_share: float) -> tuple[int, ...]:
+        return tuple(
+            min(self._pick(self.elastic.top_k, open_share), self.model.top_k[layer], len(kept))
+            for layer, kept in zip(spec.layers, spec.experts, strict=True)
+        )
+
+    def _progress(self, step: int, share: float) -> float:
+        """0 to 1 over `share` of all steps; `step` counts from the end of the warm-up."""
+        return min(1.0, (step + 1) / max(1.0, self.steps * share))
+
+    def _uniform(self) -> float:
+        return float(torch.rand((), generator=self.generator))
+
+    def _pick(self, choices: tuple[int, ...], open_share: float = 1.0) -> int:
+        """One of the choices, evenly; the smallest are open only when `open_share` has come to 1."""
+        largest_first = choices
+        if open_share < 1:
+            largest_first = tuple(sorted(choices, reverse=True))[: 1 + math.floor((len(choices) - 1) * open_share)]
+        return largest_first[int(torch.randint(len(largest_first), (), generator=self.generator))]

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from accordion.data.loader import ShardLoader
 from accordion.errors import TrainingDiverged
 from accordion.model import Model
 from accordion.model.files import load_weights
+from accordion.model.importance import importance_order, measure_importance
 from accordion.model.losses import MODALITIES
-from accordion.model.sampler import ElasticSampler
+from accordion.model.sampler import Draw, ElasticSampler
 from accordion.train.checkpoint import Snapshot
 from accordion.train.schedule import warmup_stable_decay
 
@@ -26,15 +28,28 @@ ELASTIC_SEED, HISTORY_SEED, NOISE_SEED = 1, 2, 3  # added to the run's seed: a s
 class PosteriorScale:
     """Brings the modalities' losses to one interval: each is divided by its own running mean (stop-gradient).
 
-    arXiv 2602.04705 calls it posterior-based rescaling and gives no formula; this one is ours.
-
-    Attributes:
-        running: modality -> exponential moving average of its loss, nats.
+    arXiv 2602.04705 calls it posterior-based rescaling and gives no formula; this one is ours. The means stay on
+    the device of the losses, so that no step waits for them.
     """
 
     def __init__(self, memory: float) -> None:
         self.memory = memory
-        self.running: dict[str, float] = {}
+        self._means: dict[str, Tensor] = {}
+
+    @property
+    def running(self) -> dict[str, float]:
+        """modality -> exponential moving average of its loss, nats."""
+        return {name: float(mean) for name, mean in self._means.items()}
+
+    def copy(self) -> "PosteriorScale":
+        """The same means, to return to."""
+        other = PosteriorScale(self.memory)
+        other._means = dict(self._means)
+        return other
+
+    def restore(self, running: Mapping[str, float], device: torch.device | str = "cpu") -> None:
+        """Go on from running means taken earlier."""
+        self._means = {name: torch.tensor(mean, dtype=torch.float64, device=device) for name, mean in running.items()}
 
     def total(self, means: dict[str, Tensor], mtp_weight: float) -> Tensor:
         """The loss to minimise, about 1: the mean over modalities of loss / running loss.
@@ -45,12 +60,12 @@ class PosteriorScale:
         for name in MODALITIES:
             if name not in means:
                 continue
-            now = float(means[name].detach())
-            self.running[name] = self.memory * self.running.get(name, now) + (1 - self.memory) * now
+            now = means[name].detach().double()
+            self._means[name] = self.memory * self._means.get(name, now) + (1 - self.memory) * now
             loss = means[name]
             if name == "text" and "mtp" in means:
                 loss = loss + mtp_weight * means["mtp"]
-            terms.append(loss / self.running[name])
+            terms.append(loss / self._means[name].to(loss.dtype))
         return torch.stack(terms).mean()
 
 
@@ -61,11 +76,14 @@ class Trainer:
         config: settings of the run.
         shape: the model to build.
         loader: endless training batches.
+        device: where the model is and its steps are computed; chance is drawn on the CPU on every device.
     """
 
-    def __init__(self, config: PretrainConfig, shape: ModelConfig, loader: ShardLoader) -> None:
-        self.config, self.loader = config, loader
-        self.model = Model(shape, seed=config.seed).train()
+    def __init__(
+        self, config: PretrainConfig, shape: ModelConfig, loader: ShardLoader, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.loader, self.device = config, loader, torch.device(device)
+        self.model = Model(shape, seed=config.seed).train().to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scale = PosteriorScale(config.loss_memory)
         self.sampler = ElasticSampler(shape, config.elastic, steps=config.steps, seed=config.seed + ELASTIC_SEED)
@@ -83,30 +101,49 @@ class Trainer:
             TrainingDiverged: a loss or gradient is not finite; weights and optimizer are as before the step.
         """
         start, position = time.monotonic(), self.loader.state()
-        batch = corrupt_codes(next(self.loader), self.config.code_noise, self.model.config, self.noise)
-        specs = self.sampler.draw(self.done, len(batch))
-        losses = self.model(batch, specs, history_dropout=self.config.history_dropout, generator=self.history)
-        means = losses.means
-        running = dict(self.scale.running)
+        read = corrupt_codes(next(self.loader), self.config.code_noise, self.model.config, self.noise)
+        batch = read.to(self.device)
+        self._rank_experts()
+        draw = self.draw(len(batch))
+        with precision(self.config, self.device):
+            losses = self.model(
+                batch, draw, history_dropout=self.config.history_dropout, generator=self.history
+            )  # fmt: skip
+        means, before = losses.means, self.scale.copy()
         total = self.scale.total(means, self.config.mtp_weight)
-        if not math.isfinite(float(total.detach())):
-            self.scale.running = running
-            raise self._diverged("loss", {name: float(mean.detach()) for name, mean in means.items()}, batch, position)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip))
-        if not math.isfinite(norm):
-            raise self._diverged("gradient", {"norm": norm}, batch, position)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
+        figures = _read({**{f"loss/{name}": mean for name, mean in means.items()}, "loss/total": total, "norm": norm})
+        norm_value = figures.pop("norm")
+        if not (math.isfinite(figures["loss/total"]) and math.isfinite(norm_value)):
+            self.scale = before
+            self.optimizer.zero_grad(set_to_none=True)
+            what = "gradient" if math.isfinite(figures["loss/total"]) else "loss"
+            raise self._diverged(what, {**figures, "gradient norm": norm_value}, batch, position)
         rate = self._set_rate()
         self.optimizer.step()
         self.model.balance(self.config.balance_step)
         self.done += 1
-        self.tokens += int((batch.modality > 0).sum())
+        self.tokens += int((read.modality > 0).sum())
         self.seconds += time.monotonic() - start
-        figures = {f"loss/{name}": float(mean.detach()) for name, mean in means.items()}
-        figures |= {"loss/total": float(total.detach()), "learning_rate": rate, "gradient_norm": norm}
+        figures |= {"learning_rate": rate, "gradient_norm": norm_value}
         self.curves.append(json.dumps({"step": self.done, **figures}))
         return figures
+
+    def draw(self, rows: int) -> Draw:
+        """What the rows of the next batch run."""
+        return self.sampler.draw(self.done, rows)
+
+    def _rank_experts(self) -> None:
+        """Measure the gate mass of every expert during the warm-up of a ranked run; rank them at its end."""
+        elastic = self.config.elastic
+        if not (elastic.enabled and elastic.subsets == "ranked"):
+            return
+        measure_importance(self.model, self.done < self.sampler.warmup)
+        if self.done == self.sampler.warmup:
+            self.model.set_expert_order(importance_order(self.model))
+            self.sampler.set_model(self.model.config)
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {"elastic": self.sampler.generator, "history": self.history, "noise": self.noise}
@@ -144,12 +181,14 @@ class Trainer:
             "seconds": self.seconds,
             "loader": self.loader.state(),
             "running_losses": self.scale.running,
+            "expert_order": self.model.config.expert_order,
         }
         generators = {name: generator.get_state() for name, generator in self._generators().items()}
         tensors = {
             "model": dict(self.model.state_dict()),
             "optimizer": _optimizer_tensors(self.model, self.optimizer),
             "generators": generators,
+            "importance": {f"layers.{index}": layer.moe.mass for index, layer in enumerate(self.model.layers)},
         }
         return Snapshot(tensors, facts, list(self.curves))
 
@@ -159,11 +198,26 @@ class Trainer:
         _restore_optimizer(self.model, self.optimizer, snapshot.tensors["optimizer"])
         for name, generator in self._generators().items():
             generator.set_state(snapshot.tensors["generators"][name])
+        for index, layer in enumerate(self.model.layers):
+            layer.moe.mass.copy_(snapshot.tensors["importance"][f"layers.{index}"])
         facts = snapshot.facts
+        self.model.set_expert_order(facts["expert_order"])
+        self.sampler.set_model(self.model.config)
         self.done, self.tokens, self.seconds = facts["step"], facts["tokens"], facts.get("seconds", 0.0)
         self.loader.restore(facts["loader"])
-        self.scale.running = dict(facts["running_losses"])
+        self.scale.restore(facts["running_losses"], self.device)
         self.curves = list(snapshot.curves)
+
+
+def precision(config: PretrainConfig, device: torch.device) -> torch.autocast:
+    """The number type in which the products of a step are computed; weights and sums stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Scalars as numbers, fetched together: a GPU is waited for once a step."""
+    together = torch.stack([value.detach().double() for value in values.values()])
+    return dict(zip(values, together.tolist(), strict=True))
 
 
 def corrupt_codes(batch: Batch, chance: float, shape: ModelConfig, generator: torch.Generator) -> Batch:
@@ -206,4 +260,4 @@ def _restore_optimizer(model: Model, optimizer: torch.optim.AdamW, tensors: dict
     optimizer.state.clear()
     for key, value in tensors.items():
         name, _, field = key.rpartition("/")
-        optimizer.state[named[name]][field] = value.clone()
+        optimizer.state[named[name]][field] = value.to(named[name].device, copy=True)

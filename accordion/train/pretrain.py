@@ -9,6 +9,7 @@ from accordion.config.pretrain import ModelConfig, PretrainConfig
 from accordion.data.batch import MODALITIES as KINDS
 from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
+from accordion.device import training_device
 from accordion.errors import ArtifactError, DataError
 from accordion.model import SubmodelSpec, save_model
 from accordion.model.losses import MODALITIES
@@ -16,7 +17,7 @@ from accordion.observe import progress, record, say
 from accordion.store.atomic import atomic_write
 from accordion.store.manifest import MANIFEST, Manifest, describe_files
 from accordion.train.checkpoint import newest_checkpoint, save_checkpoint
-from accordion.train.loop import Trainer
+from accordion.train.loop import Trainer, precision
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import judge_member, validation_batches, validation_losses
 
@@ -43,7 +44,9 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
         SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
     data = _validation(config, shards)
     identity = {"pretrain": json.loads(config.model_dump_json()), "shards": shards_digest(shards)}
-    trainer = Trainer(config, shape, ShardLoader(shards, "train", batch=config.batch, seed=config.seed))
+    trainer = Trainer(
+        config, shape, ShardLoader(shards, "train", batch=config.batch, seed=config.seed), training_device()
+    )
     snapshot = newest_checkpoint(resume, identity)
     if snapshot is not None:
         trainer.restore(snapshot)
@@ -96,11 +99,12 @@ def _validation(config: PretrainConfig, shards: Path) -> list[Batch]:
 def judge(trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Batch]) -> dict[str, Any]:
     """Validation losses of the trained model, the baseline and the family, and the speed of the run."""
     model = trainer.model
-    full = validation_losses(model, data)
-    members = [
-        judge_member(model, member, data, full)
-        for member in progress(config.family, "validate family", total=len(config.family), unit="member")
-    ]
+    with precision(config, trainer.device):
+        full = validation_losses(model, data)
+        members = [
+            judge_member(model, member, data, full)
+            for member in progress(config.family, "validate family", total=len(config.family), unit="member")
+        ]
     return {
         "val_loss_full": full,
         "val_loss_unigram": unigram_losses(shards, model.config, data),

@@ -26,10 +26,11 @@ def validation_losses(model: Model, data: Iterable[Batch], spec: SubmodelSpec | 
     """Mean nats per text token, image bit, video bit and audio code, of the model run as `spec`."""
     training = model.training
     model.eval()
+    device = model.norm.weight.device
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for batch in data:
-        losses = model(batch, None if spec is None else [spec] * len(batch))
+        losses = model(batch.to(device), None if spec is None else [spec] * len(batch))
         for name, total in losses.sums.items():
             sums[name] = sums.get(name, 0.0) + float(total)
             counts[name] = counts.get(name, 0) + losses.counts[name]

@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from accordion.data.batch import AUDIO, IMAGE, VIDEO
+from accordion.data.batch import AUDIO, IMAGE, TEXT, VIDEO
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.model import Model, SubmodelSpec, load_model, parameter_counts, save_model
 from accordion.model.attention import group_mask
+from accordion.model.sampler import Draw
 from tests.unit.model.synthetic import small_batch, small_config
 
 TOLERANCE = 1e-5
@@ -114,6 +116,71 @@ def test_nested_members_contain_the_smaller_ones_and_count_their_parameters():
 def test_impossible_members_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         SubmodelSpec.nested(small_config(), **changes)
+
+
+def test_evenly_kept_layers_are_nested_too_and_ranked_experts_are_those_of_the_order():
+    config = small_config(layers=9, layer_order="even")
+    kept = [SubmodelSpec.nested(config, layers=count).layers for count in range(3, 10)]
+    assert all(set(small) < set(large) for small, large in itertools.pairwise(kept))
+    assert kept[1] == (0, 3, 7, 8) and kept[2] == (0, 3, 5, 7, 8)
+    order = ((3, 1, 0, 2, 5, 4),) * 5
+    ranked = small_config(expert_order=order)
+    spec = SubmodelSpec.nested(ranked, experts=3, layers=4, top_k=2)
+    assert set(spec.experts) == {(0, 1, 3)}
+    assert spec.config(ranked).expert_order == ((2, 1, 0),) * 4  # a member of the member keeps the best of these
+    with pytest.raises(ConfigError, match="every expert of every layer once"):
+        small_config(expert_order=((0, 1),) * 5)
+
+
+def test_a_twin_runs_in_full_beside_its_row_which_learns_from_it():
+    """The loss of one reduced row with a twin, by hand: (1 - w) its own + w KL, and the twin's own."""
+    model, batch = build().train(), small_batch(rows=1)
+    full, small = SubmodelSpec.full(model.config), SubmodelSpec.nested(model.config, layers=4, experts=3, top_k=2)
+    weight = 0.3
+    mixed = model(batch, Draw([small], (0,), weight))
+    teacher, pupil = model.outputs(batch, [full]), model.outputs(batch, [small])
+    own, whole = pupil.losses(), teacher.losses()
+    apart = {
+        "text": (teacher.text.softmax(-1) * (teacher.text.log_softmax(-1) - pupil.text.log_softmax(-1))).sum(),
+        "audio": (teacher.audio.softmax(-1) * (teacher.audio.log_softmax(-1) - pupil.audio.log_softmax(-1))).sum(),
+    }
+    on, theirs, mine = teacher.vision.sigmoid(), F.logsigmoid(teacher.vision), F.logsigmoid(pupil.vision)
+    off = on * (theirs - mine) + (1 - on) * (F.logsigmoid(-teacher.vision) - F.logsigmoid(-pupil.vision))
+    video = teacher.targets.video
+    apart |= {"image": off[~video].sum(), "video": off[video].sum()}
+    for name, part in apart.items():
+        expected = whole.sums[name] + (1 - weight) * own.sums[name] + weight * part
+        torch.testing.assert_close(mixed.sums[name], expected, rtol=1e-4, atol=1e-3)
+        assert mixed.counts[name] == 2 * own.counts[name]
+    alone = model(batch, Draw([small], (0,), 1.0))
+    grad = torch.autograd.grad(alone.sums["text"], model.heads.text.weight)[0]
+    assert torch.isfinite(grad).all() and grad.any()
+
+
+def test_a_teacher_gets_no_gradient_from_its_pupil():
+    """With weight 1 the pupil's loss alone moves only what the pupil runs: a layer it skips learns as without it."""
+    model, batch = build().train(), small_batch(rows=1)
+    small = SubmodelSpec.nested(model.config, layers=3)
+    skipped = next(iter(set(range(5)) - set(small.layers)))
+    weight = model.layers[skipped].attention.out.weight
+    taught = torch.autograd.grad(model(batch, Draw([small], (0,), 1.0)).sums["text"], weight)[0]
+    alone = torch.autograd.grad(model(batch).sums["text"], weight)[0]
+    torch.testing.assert_close(taught, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_isolated_modalities_use_their_own_experts_and_cannot_be_narrowed():
+    config = small_config(experts=8, top_k=2, isolated=True)
+    model, batch, seen = build(config), small_batch(rows=2), []
+    with torch.no_grad():
+        model.outputs(batch, observe=lambda *call: seen.append(call))
+    kinds = batch.modality.reshape(-1)
+    for _, positions, choice in seen:
+        for kind, parts in ((TEXT, {0, 1}), (IMAGE, {2}), (VIDEO, {2}), (AUDIO, {3})):
+            assert set((choice[kinds[positions] == kind] % 4).unique().tolist()) <= parts
+    with pytest.raises(ConfigError, match="isolated"):
+        SubmodelSpec.nested(config, experts=4)
+    with pytest.raises(ConfigError, match="four times top_k"):
+        small_config(experts=6, isolated=True)
 
 
 def test_a_spec_without_a_top_layer_is_refused():

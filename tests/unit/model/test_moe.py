@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from accordion.model.experts import GroupedExperts, dense_experts
+from accordion.model.experts import dense_experts, run_experts
 from accordion.model.moe import MoE
 from accordion.model.rope import rope_table, rotate
 
@@ -22,7 +22,11 @@ def reference(x, gates, weight_in, weight_out, choice):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("run", [GroupedExperts.apply, dense_experts])
+def grouped(*inputs):
+    return run_experts(*inputs)[0]
+
+
+@pytest.mark.parametrize("run", [grouped, dense_experts])
 def test_experts_and_their_gradients_equal_the_plain_loop(run):
     g = torch.Generator().manual_seed(0)
     x, gates = torch.randn(11, 4, generator=g), torch.rand(11, 3, generator=g)
@@ -40,6 +44,32 @@ def test_experts_and_their_gradients_equal_the_plain_loop(run):
         if name == "gates":  # the gradient of a gate that is not computed is of no use to anyone
             mine, theirs = mine[choice < 5], theirs[choice < 5]
         torch.testing.assert_close(mine, theirs, msg=name)
+
+
+def test_one_grouped_product_in_bfloat16_is_near_the_separate_ones_and_idle_experts_learn_nothing():
+    g = torch.Generator().manual_seed(0)
+    x, gates = torch.randn(40, 16, generator=g), torch.rand(40, 3, generator=g)
+    weight_in, weight_out = torch.randn(5, 16, 32, generator=g) / 4, torch.randn(5, 16, 16, generator=g) / 4
+    choice = torch.rand(40, 4, generator=g).topk(3).indices  # expert 4 is never chosen
+    choice[2:6, 1:] = 5
+    gates = gates.masked_fill(choice == 5, 0.0)
+    inputs = [t.requires_grad_() for t in (x, gates, weight_in, weight_out)]
+    plain, counts = run_experts(*inputs, choice)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = run_experts(*inputs, choice)
+    assert mixed.dtype == torch.float32 and counts.tolist()[4] == 0 and counts.sum() == (choice < 5).sum()
+    assert torch.linalg.vector_norm(mixed - plain) < 0.02 * torch.linalg.vector_norm(plain)
+    seed = torch.randn(40, 16, generator=g)
+    for mine, theirs in zip(
+        torch.autograd.grad((mixed * seed).sum(), inputs),
+        torch.autograd.grad((plain * seed).sum(), inputs),
+        strict=True,
+    ):
+        assert mine.dtype == torch.float32
+        if mine.shape == gates.shape:
+            mine, theirs = mine[choice < 5], theirs[choice < 5]
+        assert torch.linalg.vector_norm(mine - theirs) < 0.03 * torch.linalg.vector_norm(theirs)
+    assert not torch.autograd.grad((run_experts(*inputs, choice)[0] * seed).sum(), inputs[2])[0][4].any()
 
 
 def moe(experts=6, top_k=2) -> MoE:

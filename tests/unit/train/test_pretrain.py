@@ -8,8 +8,9 @@ import torch
 
 from accordion.config.pretrain import MemberSpec
 from accordion.data.loader import ShardLoader
+from accordion.device import device, training_device
 from accordion.errors import ArtifactError, ConfigError, TrainingDiverged
-from accordion.model import load_model
+from accordion.model import SubmodelSpec, load_model, save_model
 from accordion.observe import listening
 from accordion.store.manifest import Manifest
 from accordion.train.loop import PosteriorScale, Trainer, corrupt_codes
@@ -97,6 +98,49 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(tmp_path, shards):
     assert {**left.facts, "seconds": 0} == {**right.facts, "seconds": 0}
 
 
+@pytest.mark.parametrize(
+    "elastic",
+    [
+        {"subsets": "ranked", "warmup_share": 0.25},
+        {"subsets": "random", "top_k_by_layer": True, "distil_share": 0.5},
+    ],
+)
+def test_a_resumed_run_with_ranks_and_twins_is_bitwise_the_unbroken_one(tmp_path, shards, elastic):
+    config = tiny_config(elastic={"layers": (3, 4), "experts": (2, 4), "top_k": (1, 2), **elastic})
+    whole = trainer(config, shards)
+    for _ in range(12):
+        whole.step()
+    for stop in (2, 5):  # while experts are being ranked, and after
+        first, second = trainer(config, shards), trainer(config, shards)
+        for _ in range(stop):
+            first.step()
+        folder = tmp_path / f"snapshot-{stop}"
+        folder.mkdir()
+        first.snapshot().write(folder)
+        second.restore(first.snapshot().read(folder))
+        for _ in range(12 - stop):
+            second.step()
+        assert second.curves == whole.curves
+        assert second.model.config == whole.model.config
+    assert (whole.model.config.expert_order is None) == (elastic["subsets"] != "ranked")
+
+
+def test_ranked_members_keep_the_experts_of_largest_gate_mass_and_the_checkpoint_says_which(tmp_path, shards):
+    config = tiny_config(elastic={**tiny_config().elastic.model_dump(), "subsets": "ranked", "warmup_share": 0.25})
+    learner = trainer(config, shards)
+    for _ in range(3):
+        learner.step()
+    mass = [layer.moe.mass.clone() for layer in learner.model.layers]
+    assert all(float(m.sum()) > 0 for m in mass) and learner.model.config.expert_order is None
+    learner.step()
+    order = learner.model.config.expert_order
+    assert order == tuple(tuple(m.argsort(descending=True).tolist()) for m in mass)
+    save_model(learner.model, tmp_path)
+    spec = SubmodelSpec.nested(load_model(tmp_path).config, experts=2, top_k=1)
+    assert spec.experts == tuple(tuple(sorted(layer[:2])) for layer in order)
+    assert {learner.sampler.specs[key].experts for key in learner.sampler.specs if key[:2] == (4, 2)} == {spec.experts}
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path, shards):
     config = tiny_config()
     out, first = run(tmp_path, config, shards, "a")
@@ -154,13 +198,13 @@ def test_an_impossible_member_is_refused_before_training(tmp_path, shards):
 
 def test_the_sampler_warms_up_then_draws_every_member_and_the_full_model(shards):
     learner = trainer(tiny_config(steps=100), shards)
-    assert learner.sampler.draw(9, 4) is None
-    drawn = [spec for step in range(10, 100) for spec in learner.sampler.draw(step, 4)]
+    assert learner.sampler.draw(9, 4).specs is None
+    drawn = [spec for step in range(10, 100) for spec in learner.sampler.draw(step, 4).specs]
     share = sum(spec == learner.sampler.full for spec in drawn) / len(drawn)
     assert set(learner.sampler.specs.values()) == set(drawn)
     assert 0.45 < share < 0.68  # half by full_share, an eighth of the rest by chance
     off = trainer(tiny_config(elastic={"enabled": False}), shards)
-    assert all(off.sampler.draw(step, 4) is None for step in range(12))
+    assert all(off.sampler.draw(step, 4).specs is None for step in range(12))
 
 
 def test_code_noise_changes_what_is_read_and_not_what_is_predicted(shards):
@@ -183,6 +227,16 @@ def test_posterior_scaling_brings_modalities_to_one_interval():
     assert weights["text"].grad * 6 == pytest.approx(float(weights["image"].grad) * 0.6)
     scale.total({"text": torch.tensor(2.0)}, mtp_weight=0.3)
     assert scale.running == pytest.approx({"text": 4.0, "image": 0.6})
+
+
+def test_a_gpu_that_is_not_there_is_a_clear_error():
+    with device("cpu"):
+        assert training_device().type == "cpu"
+    if not torch.cuda.is_available():
+        with device("auto"):
+            assert training_device().type == "cpu"
+        with device("cuda"), pytest.raises(ConfigError, match=r"runtime\.device: got cuda"):
+            training_device()
 
 
 def test_the_schedule_rises_stays_and_falls():

@@ -1,0 +1,84 @@
+"""The GPU computes what the CPU does: logits, losses, gradients, elastic rows, a step in bfloat16, a resume."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from accordion.config.pretrain import PretrainConfig
+from accordion.data.loader import ShardLoader
+from accordion.model import Model, SubmodelSpec
+from accordion.model.sampler import Draw
+from accordion.train.loop import Trainer
+from accordion.train.pretrain import model_config, read_meta
+from tests.unit.model.synthetic import small_batch, small_config
+from tests.unit.train.synthetic_shards import tiny_config, write_shards
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU that torch can use; run `pytest tests/gpu` on a machine with one"
+)
+MEMBERS = ({}, {"layers": 3}, {"experts": 4}, {"top_k": 1}, {"layers": 4, "experts": 4, "top_k": 2})
+
+
+def model(**changes) -> Model:
+    return Model(small_config(hidden=32, expert_hidden=16, experts=8, **changes), seed=1)
+
+
+def drawn(config) -> Draw:
+    return Draw([SubmodelSpec.nested(config, **member) for member in MEMBERS], (1, 4), 0.5)
+
+
+def test_logits_and_gradients_in_float32_are_those_of_the_cpu():
+    ours, theirs, batch = model().train(), model().train().cuda(), small_batch(rows=5)
+    left, right = ours.outputs(batch), theirs.outputs(batch.to("cuda"))
+    for name in ("text", "vision", "audio", "mtp"):
+        torch.testing.assert_close(getattr(right, name).cpu(), getattr(left, name), atol=2e-4, rtol=1e-4)
+    totals = [sum(m(b, drawn(m.config)).means.values()) for m, b in ((ours, batch), (theirs, batch.to("cuda")))]
+    torch.testing.assert_close(totals[1].cpu(), totals[0], atol=1e-4, rtol=1e-5)
+    for total in totals:
+        total.backward()
+    gradients = {name: weight.grad for name, weight in ours.named_parameters()}
+    for name, weight in theirs.named_parameters():
+        torch.testing.assert_close(weight.grad.cpu(), gradients[name], atol=1e-4, rtol=1e-3, msg=partial(_at, name))
+    for mine, other in zip(ours.layers, theirs.layers, strict=True):
+        assert (mine.moe.load - other.moe.load.cpu()).abs().sum() <= 4  # ties may fall the other way
+        torch.testing.assert_close(mine.moe.expected, other.moe.expected.cpu())
+
+
+def _at(name: str, message: str) -> str:
+    return f"{name}: {message}"
+
+
+def test_bfloat16_is_near_float32_with_and_without_sub_models():
+    there, batch = model().train().cuda(), small_batch(rows=5).to("cuda")
+    for draw in (None, drawn(there.config)):
+        plain = there(batch, draw).means
+        with torch.autocast("cuda", torch.bfloat16):
+            mixed = there(batch, draw).means
+        for name, loss in plain.items():
+            assert float(mixed[name].detach()) == pytest.approx(float(loss.detach()), rel=0.02), name
+    sum(mixed.values()).backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in there.parameters() if weight.grad is not None)
+
+
+def trainer(folder, **changes) -> Trainer:
+    config: PretrainConfig = tiny_config(steps=40, precision="bfloat16", **changes)
+    loader = ShardLoader(folder, "train", batch=config.batch, seed=config.seed)
+    return Trainer(config, model_config(config, read_meta(folder)), loader, "cuda")
+
+
+@pytest.mark.parametrize("subsets", ["nested", "random", "ranked"])
+def test_elastic_training_in_bfloat16_learns_and_resumes(tmp_path, subsets):
+    shards = write_shards(tmp_path / "shards")
+    elastic = {"layers": (3, 4), "experts": (2, 4), "top_k": (1, 2), "distil_share": 1.0, "subsets": subsets}
+    learner = trainer(shards, elastic=elastic)
+    figures = [learner.step() for _ in range(40)]
+    assert figures[-1]["loss/text"] < figures[0]["loss/text"]
+    first, second = trainer(shards, elastic=elastic), trainer(shards, elastic=elastic)
+    for _ in range(6):
+        first.step()
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    first.snapshot().write(folder)
+    second.restore(first.snapshot().read(folder))
+    assert second.step()["loss/total"] == pytest.approx(first.step()["loss/total"], rel=0.02)
