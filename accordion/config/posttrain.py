@@ -31,6 +31,9 @@ class SftConfig(Settings):
     batch: int = Field(64, ge=1, description="problems a step")
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(10, ge=0)
+    decay_share: float = Field(
+        0.5, ge=0, le=1, description="share of the steps, at the end, in which the rate falls to a tenth"
+    )
     clip_norm: float = Field(1.0, gt=0)
     answer_tokens: int = Field(8, ge=1, description="longest answer when the pass rate is taken, tokens")
     replay_every: int = Field(8, ge=0, description="steps between two pre-training batches; 0: no replay")
@@ -60,6 +63,9 @@ class RlConfig(Settings):
     temperature: float = Field(1.0, gt=0)
     learning_rate: float = Field(3e-4, gt=0)
     warmup_steps: int = Field(5, ge=0)
+    decay_share: float = Field(
+        0.5, ge=0, le=1, description="share of the steps, at the end, in which the rate falls to a tenth"
+    )
     clip_norm: float = Field(1.0, gt=0)
     clip: float = Field(0.2, gt=0, lt=1, description="epsilon of the ratio clip")
     mask: tuple[float, float] = Field((0.5, 2.0), description="alpha, beta of the train/infer ratio mask")

@@ -91,8 +91,9 @@ def _train(
 ) -> list[dict[str, float]]:
     generator = torch.Generator().manual_seed(config.seed)
     update = Updater(
-        model, learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, clip_norm=config.clip_norm
-    )
+        model, learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, clip_norm=config.clip_norm,
+        updates=config.steps, decay_share=config.decay_share,
+    )  # fmt: skip
     curves: list[dict[str, float]] = []
     model.train()
     for step in progress(range(config.steps), "fine-tuning", unit="step", note=lambda: _note(curves)):

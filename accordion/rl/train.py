@@ -80,8 +80,9 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.problems = stream(config.tasks, "train", config.seed)
         self.update = Updater(
-            model, learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, clip_norm=config.clip_norm
-        )
+            model, learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, clip_norm=config.clip_norm,
+            updates=config.steps * config.updates, decay_share=config.decay_share,
+        )  # fmt: skip
         self.curves: list[dict[str, float]] = []
         self.errors: list[dict[str, Any]] = []
 

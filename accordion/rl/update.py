@@ -12,6 +12,7 @@ from accordion.data.tokenizers.text import TextTokenizer
 from accordion.errors import DataError, TrainingDiverged
 from accordion.model import Model, load_model
 from accordion.store import atomic_write
+from accordion.train.schedule import warmup_stable_decay
 
 
 def load_policy(folder: Path, text: Path) -> tuple[Model, TextTokenizer]:
@@ -31,13 +32,28 @@ def load_policy(folder: Path, text: Path) -> tuple[Model, TextTokenizer]:
 
 
 class Updater:
-    """AdamW without weight decay, linear warm-up then a constant rate, clipped gradients, refusing NaN."""
+    """AdamW without weight decay under warm-up-stable-decay, clipped gradients, refusing NaN.
 
-    def __init__(self, model: Model, *, learning_rate: float, warmup_steps: int, clip_norm: float) -> None:
+    Args:
+        updates: optimizer steps planned; the rate falls linearly to a tenth over the last `decay_share` of them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        learning_rate: float,
+        warmup_steps: int,
+        clip_norm: float,
+        updates: int,
+        decay_share: float,
+    ) -> None:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
+        self.updates = updates
+        self.decay_share = decay_share
         self.clip_norm = clip_norm
         self.count = 0
 
@@ -55,11 +71,13 @@ class Updater:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm))
         if not norm < float("inf"):
             raise TrainingDiverged(_diverged("gradient norm", norm, step, samples))
-        self.count += 1
-        rate = self.learning_rate * min(1.0, self.count / (self.warmup_steps + 1))
+        factor = warmup_stable_decay(
+            self.count, steps=self.updates, warmup=self.warmup_steps, decay_share=self.decay_share
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate * factor
         self.optimizer.step()
+        self.count += 1
         return norm
 
 

@@ -141,7 +141,7 @@ def test_a_raising_verifier_is_kept_with_its_sample_and_the_run_goes_on(tmp_path
 
 def test_a_nan_loss_or_gradient_stops_with_the_step_and_the_sample_and_leaves_the_weights():
     model = tiny_model()
-    update = Updater(model, learning_rate=1e-3, warmup_steps=0, clip_norm=1.0)
+    update = Updater(model, learning_rate=1e-3, warmup_steps=0, clip_norm=1.0, updates=4, decay_share=0.0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weight = next(model.parameters())
     with pytest.raises(TrainingDiverged, match=r"step 3: loss is nan.*'1 \+ 1 ='"):
