@@ -1,6 +1,7 @@
 """Settings of the model, of elastic pre-training, of its analysis and of extraction."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -184,3 +185,19 @@ class ExtractConfig(Settings):
         MemberSpec(name="small", layers=6, experts=8, top_k=2),
     )
     sequences: int = Field(32, ge=1, description="validation sequences on which logits are compared")
+
+
+def model_config(config: PretrainConfig, meta: Mapping[str, Any]) -> ModelConfig:
+    """The model that fits the vocabularies of packed data, which `meta` (its meta.json) states."""
+    shape = config.model.model_dump()
+    layers, experts, top_k = shape.pop("layers"), shape.pop("experts"), shape.pop("top_k")
+    return ModelConfig.parse(
+        {
+            **shape,
+            "experts": (experts,) * layers,
+            "top_k": (top_k,) * layers,
+            **{name: meta[name] for name in ("text_vocabulary", "bits", "frames", "audio_levels", "audio_codebook")},
+            "scales": tuple(meta["scales"]),
+        },
+        where="pretrain.model",
+    )

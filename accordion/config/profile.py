@@ -12,6 +12,7 @@ from accordion.config.pretrain import AnalyseConfig, ExtractConfig, PretrainConf
 from accordion.config.release import EvaluateConfig, GateConfig, RegisterConfig, RolloutConfig
 from accordion.config.retrieval import DistilConfig
 from accordion.config.runtime import RuntimeConfig
+from accordion.config.study import StudyConfig
 from accordion.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
@@ -37,6 +38,7 @@ class Profile(Settings):
     gate: GateConfig = GateConfig()
     register_model: RegisterConfig = RegisterConfig()
     rollout: RolloutConfig = RolloutConfig()
+    study: StudyConfig = StudyConfig()
 
     def disagreements(self) -> list[str]:
         """What sections ask of each other and do not get, one line for each, beginning with the path of the key."""
@@ -67,9 +69,33 @@ class Profile(Settings):
             for path, value in asked
             if path.endswith(".layers") and value < least
         ]
+        lines += self._study_disagreements(least)
         names = [member.name for member in self.extract.members]
         if self.distil.member not in names:
             lines.append(f"distil.member: got {self.distil.member!r}; extract.members are {', '.join(names)}")
+        return lines
+
+    def _study_disagreements(self, least: int) -> list[str]:
+        study = self.study.pretrain
+        recipes = {"study.pretrain.elastic": study.elastic}
+        recipes |= {f"study.variants.{name}": elastic for name, elastic in self.study.variants.items()}
+        asked = [
+            (f"{path}.{axis}", axis, value)
+            for path, elastic in recipes.items()
+            for axis in ("layers", "experts", "top_k")
+            for value in getattr(elastic, axis)
+        ]
+        asked += [
+            (f"study.pretrain.family.{member.name}.{axis}", axis, getattr(member, axis))
+            for member in study.family
+            for axis in ("layers", "experts", "top_k")
+        ]
+        lines = []
+        for path, axis, value in asked:
+            if value > getattr(study.model, axis):
+                lines.append(f"{path}: got {value}; study.pretrain.model has {getattr(study.model, axis)}")
+            elif axis == "layers" and value < least:
+                lines.append(f"{path}: got {value}; a sub-model keeps at least {least} layers")
         return lines
 
 

@@ -134,18 +134,11 @@ class Outputs:
 
     def _text_and_audio(self, lessons: Lessons | None) -> tuple[Tensor, Tensor]:
         """Summed cross-entropies of text tokens and audio codes, part of them replaced by the lessons'."""
-        found = []
-        for logits, wanted, pairs in (
-            (self.text, self.targets.text, lessons and lessons.text),
-            (self.audio, self.targets.codes, lessons and lessons.audio),
-        ):
-            total = F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), reduction="sum")
-            if lessons is not None and pairs is not None and len(pairs[0]):
-                pupils, teachers = pairs
-                own = F.cross_entropy(logits[pupils].flatten(0, -2), wanted[pupils].flatten(), reduction="sum")
-                total = total + lessons.weight * (_apart(logits[pupils], logits[teachers].detach()) - own)
-            found.append(total)
-        return found[0], found[1]
+        weight = 0.0 if lessons is None else lessons.weight
+        return (
+            _taught(self.text, self.targets.text, None if lessons is None else lessons.text, weight),
+            _taught(self.audio, self.targets.codes, None if lessons is None else lessons.audio, weight),
+        )
 
     def _bits_apart(self, pupils: Tensor, teachers: Tensor) -> Tensor:
         """(m,) KL of the teachers' bits from the pupils', summed over the bits of a token."""
@@ -155,10 +148,18 @@ class Outputs:
         return (cross - F.binary_cross_entropy_with_logits(known, chance, reduction="none")).sum(1)
 
 
-def _apart(learnt: Tensor, known: Tensor) -> Tensor:
-    """Sum of KL(softmax(known) || softmax(learnt)) over all but the last axis."""
-    both = [F.log_softmax(logits.float(), -1) for logits in (learnt, known)]
-    return F.kl_div(*both, reduction="sum", log_target=True)
+def _taught(logits: Tensor, wanted: Tensor, pairs: tuple[Tensor, Tensor] | None, weight: float) -> Tensor:
+    """Summed cross-entropy of `wanted` (n, ...) under logits (n, ..., V); that of pupils mixed with their lessons."""
+    total = F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), reduction="sum")
+    if pairs is None or not len(pairs[0]):
+        return total
+    pupils, teachers = pairs
+    learnt, known = logits[pupils], logits[teachers].detach()
+    own = F.cross_entropy(learnt.flatten(0, -2), wanted[pupils].flatten(), reduction="sum")
+    apart = F.kl_div(
+        F.log_softmax(learnt.float(), -1), F.log_softmax(known.float(), -1), reduction="sum", log_target=True
+    )  # fmt: skip
+    return total + weight * (apart - own)
 
 
 @dataclass(frozen=True)

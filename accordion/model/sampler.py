@@ -65,7 +65,7 @@ class ElasticSampler:
 
     def draw(self, step: int, rows: int) -> Draw:
         """What the rows of the batch of `step` (from 0) run."""
-        if step < self.warmup:
+        if not self.elastic.enabled or step < self.warmup:
             return Draw()
         elastic = self.elastic
         specs = [self._draw_one(step - self.warmup) for _ in range(rows)]

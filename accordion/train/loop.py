@@ -5,22 +5,25 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from accordion.config.pretrain import ModelConfig, PretrainConfig
 from accordion.data.batch import Batch
-from accordion.data.loader import ShardLoader
 from accordion.errors import TrainingDiverged
 from accordion.model import Model
 from accordion.model.files import load_weights
+from accordion.model.flops import RowCounts, row_counts, training_flops
 from accordion.model.importance import importance_order, measure_importance
 from accordion.model.losses import MODALITIES
 from accordion.model.sampler import Draw, ElasticSampler
 from accordion.train.checkpoint import Snapshot
 from accordion.train.schedule import warmup_stable_decay
+
+if TYPE_CHECKING:  # a trainer takes any endless batches with a position
+    from accordion.data.loader import ShardLoader
 
 ELASTIC_SEED, HISTORY_SEED, NOISE_SEED = 1, 2, 3  # added to the run's seed: a stream of its own for each generator
 
@@ -80,7 +83,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: PretrainConfig, shape: ModelConfig, loader: ShardLoader, device: torch.device | str = "cpu"
+        self, config: PretrainConfig, shape: ModelConfig, loader: "ShardLoader", device: torch.device | str = "cpu"
     ) -> None:
         self.config, self.loader, self.device = config, loader, torch.device(device)
         self.model = Model(shape, seed=config.seed).train().to(self.device)
@@ -91,6 +94,7 @@ class Trainer:
         self.noise = torch.Generator().manual_seed(config.seed + NOISE_SEED)
         self.done = 0  # steps
         self.tokens = 0  # positions read, without padding
+        self.flops = 0  # floating-point operations of the products, forward and backward
         self.seconds = 0.0
         self.curves: list[str] = []
 
@@ -101,8 +105,7 @@ class Trainer:
             TrainingDiverged: a loss or gradient is not finite; weights and optimizer are as before the step.
         """
         start, position = time.monotonic(), self.loader.state()
-        read = corrupt_codes(next(self.loader), self.config.code_noise, self.model.config, self.noise)
-        batch = read.to(self.device)
+        batch = corrupt_codes(next(self.loader), self.config.code_noise, self.model.config, self.noise).to(self.device)
         self._rank_experts()
         draw = self.draw(len(batch))
         with precision(self.config, self.device):
@@ -114,7 +117,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
-        figures = _read({**{f"loss/{name}": mean for name, mean in means.items()}, "loss/total": total, "norm": norm})
+        counts = row_counts(batch)
+        figures, rows = _read(
+            {**{f"loss/{name}": mean for name, mean in means.items()}, "loss/total": total, "norm": norm}, counts
+        )
         norm_value = figures.pop("norm")
         if not (math.isfinite(figures["loss/total"]) and math.isfinite(norm_value)):
             self.scale = before
@@ -125,7 +131,8 @@ class Trainer:
         self.optimizer.step()
         self.model.balance(self.config.balance_step)
         self.done += 1
-        self.tokens += int((read.modality > 0).sum())
+        self.tokens += sum(row.live for row in rows)
+        self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
         self.seconds += time.monotonic() - start
         figures |= {"learning_rate": rate, "gradient_norm": norm_value}
         self.curves.append(json.dumps({"step": self.done, **figures}))
@@ -178,6 +185,7 @@ class Trainer:
         facts = {
             "step": self.done,
             "tokens": self.tokens,
+            "flops": self.flops,
             "seconds": self.seconds,
             "loader": self.loader.state(),
             "running_losses": self.scale.running,
@@ -204,6 +212,7 @@ class Trainer:
         self.model.set_expert_order(facts["expert_order"])
         self.sampler.set_model(self.model.config)
         self.done, self.tokens, self.seconds = facts["step"], facts["tokens"], facts.get("seconds", 0.0)
+        self.flops = facts["flops"]
         self.loader.restore(facts["loader"])
         self.scale.restore(facts["running_losses"], self.device)
         self.curves = list(snapshot.curves)
@@ -214,10 +223,14 @@ def precision(config: PretrainConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
-def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Scalars as numbers, fetched together: a GPU is waited for once a step."""
-    together = torch.stack([value.detach().double() for value in values.values()])
-    return dict(zip(values, together.tolist(), strict=True))
+def _read(values: Mapping[str, Tensor], counts: Tensor) -> tuple[dict[str, float], list[RowCounts]]:
+    """Scalars and the counts of the rows as numbers, fetched together: a GPU is waited for once a step."""
+    scalars = torch.stack([value.detach().double() for value in values.values()])
+    together = torch.cat((scalars, counts.double().flatten())).tolist()
+    figures = dict(zip(values, together, strict=False))
+    width = counts.shape[1]
+    numbers = [int(number) for number in together[len(figures) :]]
+    return figures, [RowCounts(*numbers[at : at + width]) for at in range(0, len(numbers), width)]
 
 
 def corrupt_codes(batch: Batch, chance: float, shape: ModelConfig, generator: torch.Generator) -> Batch:

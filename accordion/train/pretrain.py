@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accordion.config.pretrain import ModelConfig, PretrainConfig
+from accordion.config.pretrain import PretrainConfig, model_config
 from accordion.data.batch import MODALITIES as KINDS
 from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
@@ -112,22 +112,6 @@ def judge(trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Bat
         "tokens": trainer.tokens,
         "speed": {"tokens_per_second": trainer.tokens / trainer.seconds},
     }
-
-
-def model_config(config: PretrainConfig, meta: dict[str, Any]) -> ModelConfig:
-    """The model that fits the vocabularies of the shards."""
-    shape = config.model.model_dump()
-    layers, experts, top_k = shape.pop("layers"), shape.pop("experts"), shape.pop("top_k")
-    return ModelConfig.parse(
-        {
-            **shape,
-            "experts": (experts,) * layers,
-            "top_k": (top_k,) * layers,
-            **{name: meta[name] for name in ("text_vocabulary", "bits", "frames", "audio_levels", "audio_codebook")},
-            "scales": tuple(meta["scales"]),
-        },
-        where="pretrain.model",
-    )
 
 
 def read_meta(shards: Path) -> dict[str, Any]:

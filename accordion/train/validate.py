@@ -8,7 +8,6 @@ import torch
 
 from accordion.config.pretrain import MemberSpec
 from accordion.data.batch import Batch
-from accordion.data.loader import ShardLoader
 from accordion.model import Model, SubmodelSpec, parameter_counts
 
 ROWS = 8  # sequences in a validation batch
@@ -16,6 +15,8 @@ ROWS = 8  # sequences in a validation batch
 
 def validation_batches(shards: Path, sequences: int) -> list[Batch]:
     """`sequences` validation sequences (all, if there are fewer) from all over the split, the same at every call."""
+    from accordion.data.loader import ShardLoader  # reading shards needs more libraries than a model does
+
     count = min(sequences, ShardLoader(shards, "val", batch=1, seed=0).sequences)
     drawn = next(ShardLoader(shards, "val", batch=count, seed=0))
     return [drawn.select(slice(start, start + ROWS)) for start in range(0, count, ROWS)]

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 
-from accordion.config.pretrain import PretrainConfig
+from accordion.config.pretrain import PretrainConfig, model_config
 from accordion.data.loader import ShardLoader
 from accordion.model import Model, SubmodelSpec
 from accordion.model.sampler import Draw
 from accordion.train.loop import Trainer
-from accordion.train.pretrain import model_config, read_meta
+from accordion.train.pretrain import read_meta
 from tests.unit.model.synthetic import small_batch, small_config
 from tests.unit.train.synthetic_shards import tiny_config, write_shards
 

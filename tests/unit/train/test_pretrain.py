@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from accordion.config.pretrain import MemberSpec
+from accordion.config.pretrain import MemberSpec, model_config
 from accordion.data.loader import ShardLoader
 from accordion.device import device, training_device
 from accordion.errors import ArtifactError, ConfigError, TrainingDiverged
@@ -14,7 +14,7 @@ from accordion.model import SubmodelSpec, load_model, save_model
 from accordion.observe import listening
 from accordion.store.manifest import Manifest
 from accordion.train.loop import PosteriorScale, Trainer, corrupt_codes
-from accordion.train.pretrain import model_config, pretrain, read_meta
+from accordion.train.pretrain import pretrain, read_meta
 from accordion.train.schedule import warmup_stable_decay
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import validation_batches

@@ -1,0 +1,106 @@
+"""`python -m accordion.study`: the family experiment on any machine with torch, without Flyte, MLflow or DVC.
+
+    python -m accordion.study export --shards DIR --out DIR
+    python -m accordion.study run --profile configs/study-gpu.yaml --data DIR --out DIR --jobs 6 --time-limit 540
+    python -m accordion.study conclude --profile configs/study-gpu.yaml --data DIR --out DIR [--results DIR]
+
+A run that is stopped goes on when it is called again with the same folders; `conclude` says what the finished units
+say so far.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from accordion.config.profile import load_profile
+from accordion.device import device
+from accordion.errors import AccordionError
+from accordion.observe import say
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command of the arguments; 0 when all is done, 3 when time ran out, 2 for an error of the user."""
+    given = _parser().parse_args(arguments)
+    try:
+        return _export(given) if given.command == "export" else _run(given)
+    except AccordionError as error:
+        say(f"error: {error}")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m accordion.study", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    export = commands.add_parser("export", help="packed shards as compressed columns that need no other library")
+    export.add_argument("--shards", type=Path, required=True)
+    export.add_argument("--out", type=Path, required=True, help="a new folder")
+    for name, text in (("run", "run what is not finished, then conclude"), ("conclude", "say what is finished so far")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--profile", required=True, help="name of a profile in configs/, or a YAML file")
+        command.add_argument("--data", type=Path, required=True, help="what `export` wrote")
+        command.add_argument("--out", type=Path, required=True, help="folder of the units, kept between calls")
+        command.add_argument("--results", type=Path, help="folder of the results; default: OUT/results")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the profile")
+        command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        command.add_argument("--commit", default="", help="of the code, where there is no git checkout")
+        if name == "run":
+            command.add_argument("--jobs", type=int, default=1, help="units at once")
+            command.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+            command.add_argument("--time-limit", type=float, help="seconds after which units save their state and stop")
+    return parser
+
+
+def _export(given: argparse.Namespace) -> int:
+    from accordion.study.data import export
+
+    export(given.shards, given.out)
+    size = sum(path.stat().st_size for path in given.out.rglob("*") if path.is_file())
+    say(f"{given.out}: {size / 1e6:.1f} MB")
+    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    start = time.time()
+    import torch
+
+    from accordion.study.study import conclude, prepare, run_units
+
+    profile = load_profile(given.profile, tuple(given.set))
+    limit = getattr(given, "time_limit", None)
+    whole = True
+    with device(given.device):
+        torch.set_num_threads(getattr(given, "threads", 1))
+        place = prepare(profile.study, given.data, given.out, deadline=None if limit is None else start + limit)
+        if given.command == "run":
+            whole = run_units(place, jobs=given.jobs, threads=given.threads)
+            say(f"study: {'all units finished' if whole else 'time ran out'} after {time.time() - start:.0f} s")
+        out = given.results or given.out / "results"
+        results = conclude(place, out, command=" ".join(["python -m accordion.study", *sys.argv[1:]]), at=given.commit)
+    _say_summary(results["summary"])
+    return 0 if whole else 3
+
+
+def _say_summary(summary: dict) -> None:  # type: ignore[type-arg]  # plain JSON
+    for name, value in summary["tax"].items():
+        say(f"tax, {name}: {_text(value)}")
+    for member, found in summary["members"].items():
+        shares = {"0": found["gap"], **{share: part["gap"] for share, part in found["recovery"].items()}}
+        for name in ("text", "mean"):
+            line = ", ".join(f"{share}: {_text(gap[name])}" for share, gap in shares.items() if gap)
+            say(f"gap of {member} by share of recovery, {name}: {line}")
+    for label, sides in summary["cost"].items():
+        say(f"cost, {label}: {sides}")
+    for name, variant in summary["variants"].items():
+        if variant["tax"]:
+            say(f"{name}: tax {_text(variant['tax']['mean'])}")
+
+
+def _text(value: dict) -> str:  # type: ignore[type-arg]  # plain JSON
+    around = "" if value["low"] is None else f" [{value['low']:.4f}, {value['high']:.4f}]"
+    return f"{value['mean']:.4f}{around}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Packed sequences held in memory for many short runs: exported from shards once, read by every run.
+
+`columns/<split>/<name>.xz` holds one column of a split, compressed after taking differences along the sequence; a
+GPU machine then needs neither the shards nor the libraries that read them.
+"""
+
+import json
+import lzma
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from accordion.data.batch import COLUMNS, Batch
+from accordion.errors import ArtifactError, ConfigError, DataError
+from accordion.observe import say
+from accordion.store.atomic import atomic_folder, atomic_write
+
+SPLITS = ("train", "val")
+POSITION_UNIT = 64  # positions are stored in 64ths: centres of vision cells are whole multiples
+_RAW = ("modality", "scale", "vision_input", "target_bits")  # differences along the sequence would not help
+_READ = 256  # sequences read at a time
+
+
+def export(shards: Path, out: Path) -> dict[str, int]:
+    """Write the columns of both splits of `shards` into the new folder `out`; sequences by split.
+
+    Raises:
+        DataError: a position is no multiple of 1/64.
+    """
+    from accordion.data.loader import batches  # reading shards needs more libraries than the experiment does
+
+    meta = json.loads((shards / "meta.json").read_text())
+    sizes = {}
+    with atomic_folder(out) as folder:
+        for split in SPLITS:
+            parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
+            for batch in batches(shards, split, _READ):
+                for name, (_, kind) in COLUMNS.items():
+                    parts[name].append(getattr(batch, name).numpy().astype(kind))
+            (folder / "columns" / split).mkdir(parents=True)
+            sizes[split] = sum(len(part) for part in parts["token"])
+            for name in COLUMNS:
+                values = np.concatenate(parts.pop(name))
+                _write(folder / "columns" / split / f"{name}.xz", name, values)
+            say(f"study data: {sizes[split]} sequences of {split}")
+        kept = {name: value for name, value in meta.items() if name not in ("splits", "columns")}
+        atomic_write(folder / "meta.json", json.dumps({**kept, "sequences": sizes}, indent=1) + "\n")
+    return sizes
+
+
+def _write(path: Path, name: str, values: np.ndarray) -> None:
+    header = json.dumps({"shape": values.shape, "dtype": values.dtype.str}).encode() + b"\n"
+    if name == "position":
+        whole = np.round(values * POSITION_UNIT)
+        if not np.array_equal(whole, values * POSITION_UNIT):
+            raise DataError(f"{path.name}: a position is no multiple of 1/{POSITION_UNIT}")
+        values = whole.astype(np.int32)
+    if name not in _RAW:
+        values = np.diff(values, axis=1, prepend=values[:, :1] * 0)
+    flat = np.ascontiguousarray(values).view(np.uint8).reshape(-1, values.dtype.itemsize)
+    path.write_bytes(lzma.compress(header + flat.T.tobytes(), preset=2))  # bytes of equal weight side by side
+
+
+def _read(path: Path, name: str) -> np.ndarray:
+    try:
+        header, _, body = lzma.decompress(path.read_bytes()).partition(b"\n")
+    except (OSError, lzma.LZMAError) as error:
+        raise ArtifactError(f"{path}: not readable ({error}); export the shards again") from None
+    about = json.loads(header)
+    kind = np.dtype(about["dtype"])
+    stored = np.dtype(np.int32) if name == "position" else kind
+    flat = np.frombuffer(body, np.uint8).reshape(stored.itemsize, -1).T
+    values = np.ascontiguousarray(flat).view(stored).reshape(about["shape"])
+    if name not in _RAW:
+        values = np.cumsum(values, axis=1, dtype=stored)
+    return (values / POSITION_UNIT).astype(kind) if name == "position" else values
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """meta.json of an exported folder: the sizes a model needs, and `sequences` by split."""
+    path = folder / "meta.json"
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; make the folder with `python -m accordion.study export`")
+    meta = json.loads(path.read_text())
+    if "sequences" not in meta:
+        raise ArtifactError(f"{folder}: these are shards; export them with `python -m accordion.study export` first")
+    return meta
+
+
+class Resident:
+    """The sequences of one split on one device, in the types of the shards."""
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        self.columns = dict(columns)
+
+    @classmethod
+    def load(cls, folder: Path, split: str, device: torch.device) -> Self:
+        """Read a split of an exported folder."""
+        found = {}
+        for name in COLUMNS:
+            values = torch.from_numpy(_read(folder / "columns" / split / f"{name}.xz", name).copy())
+            found[name] = values.to(device)
+        return cls(found)
+
+    def __len__(self) -> int:
+        """How many sequences there are."""
+        return len(self.columns["token"])
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The sequences `rows` (n,) of the device."""
+        return Batch(**{name: self.columns[name].index_select(0, rows).to(kind) for name, (kind, _) in COLUMNS.items()})
+
+    def batches(self, size: int, count: int | None = None) -> Iterator[Batch]:
+        """The first `count` sequences of an even spread over the split (None: all), `size` at a time."""
+        device = self.columns["token"].device
+        wanted = len(self) if count is None else min(count, len(self))
+        rows = torch.linspace(0, len(self) - 1, wanted).round().long().to(device)
+        for start in range(0, wanted, size):
+            yield self.batch(rows[start : start + size])
+
+
+class ResidentLoader:
+    """Endless batches from memory: the order of epoch e depends on (seed, e) only, so that every run of a seed reads
+    the same sequences in the same order.
+
+    Attributes:
+        position: sequences read so far, the whole state.
+    """
+
+    def __init__(self, data: Resident, *, batch: int, seed: int, position: int = 0) -> None:
+        self.data, self.size, self.seed, self.position = data, batch, seed, position
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        rows = self.next_rows()
+        return self.data.batch(torch.from_numpy(rows).to(self.data.columns["token"].device))
+
+    def next_rows(self) -> np.ndarray:
+        """Advance by one batch and give the indices of its sequences."""
+        rows = self.rows(self.position)
+        self.position += self.size
+        return rows
+
+    def rows(self, position: int) -> np.ndarray:
+        """Indices (batch,) of the sequences at `position` and after."""
+        places = np.arange(position, position + self.size)
+        epochs, offsets = places // len(self.data), places % len(self.data)
+        rows = np.empty(self.size, np.int64)
+        for epoch in np.unique(epochs):
+            rows[epochs == epoch] = self._order(int(epoch))[offsets[epochs == epoch]]
+        return rows
+
+    def places(self, position: int) -> list[tuple[str, int]]:
+        """Split and index of the sequences of the batch at `position`."""
+        return [("train", int(row)) for row in self.rows(position)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.data))
+            self._epochs = {key: value for key, value in self._epochs.items() if key == epoch - 1} | {epoch: order}
+        return self._epochs[epoch]
+
+    def state(self) -> dict[str, Any]:
+        """Where the next batch begins."""
+        return {"position": self.position, "seed": self.seed, "sequences": len(self.data)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ConfigError: the state is of another seed or of other data.
+        """
+        if (state["seed"], state["sequences"]) != (self.seed, len(self.data)):
+            raise ConfigError(
+                f"study: the run read {state['sequences']} sequences with seed {state['seed']}, here are "
+                f"{len(self.data)} with {self.seed}; use the data it began with, or a new folder"
+            )
+        self.position = int(state["position"])

@@ -1,0 +1,174 @@
+"""One unit of the experiment: train, judge every size, keep the figures and, where others begin with them, weights."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accordion.config.pretrain import ModelConfig, PretrainConfig, model_config
+from accordion.config.study import StudyConfig
+from accordion.data.batch import Batch
+from accordion.extract.slicing import cut
+from accordion.model import Model, SubmodelSpec, load_model, parameter_counts, save_model
+from accordion.model.files import load_weights
+from accordion.model.importance import rank_experts
+from accordion.observe import say
+from accordion.store.atomic import atomic_folder, atomic_write
+from accordion.study.data import Resident, ResidentLoader, read_meta
+from accordion.study.units import ELASTIC, FIXED, RECOVERY, Unit, member_of, settings
+from accordion.train.checkpoint import newest_checkpoint, save_checkpoint
+from accordion.train.loop import Trainer, precision
+from accordion.train.validate import validation_losses
+
+JUDGED = 32  # sequences in a validation batch
+LINE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study works.
+
+    Attributes:
+        study: its settings.
+        data: exported shards.
+        out: folder of `units/` (figures of the finished ones), `models/` and `partial/` (checkpoints).
+        device: of the runs.
+        identity: digest of the data; a checkpoint of other data or settings is refused.
+        deadline: `time.time()` at which a run saves its state and stops; None: never.
+    """
+
+    study: StudyConfig
+    data: Path
+    out: Path
+    device: str
+    identity: str
+    deadline: float | None = None
+
+    def result(self, unit: Unit | str) -> Path:
+        """The figures of a finished unit."""
+        return self.out / "units" / f"{unit if isinstance(unit, str) else unit.name}.json"
+
+    def model(self, name: str) -> Path:
+        """The weights of a finished unit."""
+        return self.out / "models" / name
+
+
+_held: dict[tuple[Path, str, str], Resident] = {}
+
+
+def resident(place: Place, split: str) -> Resident:
+    """A split of the data in the memory of this process."""
+    key = (place.data, split, place.device)
+    if key not in _held:
+        _held[key] = Resident.load(place.data, split, torch.device(place.device))
+    return _held[key]
+
+
+def run_unit(place: Place, unit: Unit) -> bool:
+    """Train and judge a unit, or go on with it; False where the deadline came first."""
+    if place.result(unit).is_file():
+        return True
+    start = time.monotonic()
+    config = settings(place.study, unit)
+    trainer = begin(place, unit, config)
+    partial = place.out / "partial" / unit.name
+    identity = {"unit": unit.name, "settings": json.loads(config.model_dump_json()), "data": place.identity}
+    snapshot = newest_checkpoint(partial, identity)
+    if snapshot is not None:
+        trainer.restore(snapshot)
+        say(f"{unit.name}: goes on after step {trainer.done}")
+    if not _train(place, unit, trainer, partial, identity):
+        return False
+    figures = judge(place, unit, trainer)
+    figures["wall_seconds"] = time.monotonic() - start
+    if unit.kind == ELASTIC:
+        with atomic_folder(place.model(unit.name)) as folder:
+            save_model(trainer.model, folder)
+            atomic_write(folder / "loader.json", json.dumps(trainer.loader.state()) + "\n")
+    place.result(unit).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(place.result(unit), json.dumps(figures, indent=1) + "\n")
+    shutil.rmtree(partial, ignore_errors=True)
+    mean = ", ".join(f"{name} {value:.4f}" for name, value in figures["val_loss"].items())
+    say(f"{unit.name}: done in {figures['wall_seconds']:.0f} s; {mean}")
+    return True
+
+
+def begin(place: Place, unit: Unit, config: PretrainConfig) -> Trainer:
+    """The trainer of a unit at its first step; a recovery begins with its member cut out of the elastic run."""
+    meta = read_meta(place.data)
+    loader = ResidentLoader(resident(place, "train"), batch=config.batch, seed=config.seed)
+    if unit.kind != RECOVERY:
+        return Trainer(config, model_config(config, meta), loader, place.device)  # type: ignore[arg-type]
+    source = place.model(str(unit.needs))
+    member = member_of(place.study, unit.member)
+    whole = load_model(source)
+    part = cut(
+        whole, SubmodelSpec.nested(whole.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
+    )
+    loader.restore(json.loads((source / "loader.json").read_text()))  # on from where pre-training ended
+    trainer = Trainer(config, part.config, loader, place.device)  # type: ignore[arg-type]
+    load_weights(trainer.model, dict(part.state_dict()), where=unit.name)
+    return trainer
+
+
+def _train(place: Place, unit: Unit, trainer: Trainer, partial: Path, identity: Mapping[str, Any]) -> bool:
+    config = trainer.config
+    spoken = time.monotonic()
+    while trainer.done < config.steps:
+        figures = trainer.step()
+        late = place.deadline is not None and time.time() > place.deadline and trainer.done < config.steps
+        if late or (trainer.done % config.checkpoint_every == 0 and trainer.done < config.steps):
+            save_checkpoint(partial, trainer.snapshot(), identity, kept=1)
+        if late:
+            say(f"{unit.name}: out of time at step {trainer.done} of {config.steps}; the next call goes on")
+            return False
+        if time.monotonic() - spoken > LINE_SECONDS:
+            spoken = time.monotonic()
+            say(f"{unit.name}: step {trainer.done} of {config.steps}, text {figures.get('loss/text', 0):.3f}")
+    return True
+
+
+def judge(place: Place, unit: Unit, trainer: Trainer) -> dict[str, Any]:
+    """The figures of a trained unit: losses, cost, and the losses of every size cut out of it."""
+    study, model = place.study, trainer.model
+    data = list(resident(place, "val").batches(JUDGED, study.validation_sequences))
+    parameters, active = parameter_counts(model.config)
+    with precision(trainer.config, trainer.device):
+        figures = {
+            "unit": unit.name,
+            "kind": unit.kind,
+            "member": unit.member,
+            "share": unit.share,
+            "seed": unit.seed,
+            "val_loss": validation_losses(model, data),
+            "parameters": parameters,
+            "active_parameters": active,
+            "routed_activation": sum(model.config.top_k) / sum(model.config.experts),
+            "steps": trainer.done,
+            "tokens": trainer.tokens,
+            "flops": trainer.flops,
+            "train_seconds": trainer.seconds,
+            "last_loss": json.loads(trainer.curves[-1]),
+        }
+        if not unit.member and not model.config.isolated:
+            figures["members"] = _cuts(study, model, model.config, data)
+        if unit.kind == FIXED:
+            ranking = list(resident(place, "train").batches(JUDGED, study.ranking_sequences))
+            order = rank_experts(model, ranking)
+            ranked = model.config.model_copy(update={"expert_order": order})
+            figures["members_ranked"] = _cuts(study, model, ranked, data)
+    return figures
+
+
+def _cuts(study: StudyConfig, model: Model, config: ModelConfig, data: list[Batch]) -> dict[str, dict[str, float]]:
+    """Validation losses of the reported sizes inside `model`, their experts in the order of `config`."""
+    losses = {}
+    for member in study.members:
+        spec = SubmodelSpec.nested(config, layers=member.layers, experts=member.experts, top_k=member.top_k)
+        losses[member.name] = validation_losses(model, data, spec)
+    return losses

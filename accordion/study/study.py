@@ -1,0 +1,162 @@
+"""The experiment as a whole: units in several processes until all are done or the time is up, then what they say."""
+
+import hashlib
+import json
+import multiprocessing
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accordion.config.study import StudyConfig
+from accordion.device import training_device
+from accordion.home import REPOSITORY
+from accordion.observe import record, say
+from accordion.store.atomic import atomic_write
+from accordion.store.manifest import sha256
+from accordion.study import data as study_data
+from accordion.study.figures import summarise
+from accordion.study.run import Place, run_unit
+from accordion.study.speed import time_steps
+from accordion.study.units import Unit, units
+
+RESULTS = "elastic_study.json"
+SPEED = "speed"
+
+
+def elastic_study(config: StudyConfig, *, out: Path, shards: Path, resume: Path) -> dict[str, Any]:
+    """Stage: the experiment on packed shards; figures, plots and `elastic_study.json` in `out`.
+
+    Args:
+        resume: folder of finished and unfinished units; a rerun goes on with it.
+    """
+    exported = resume / "data"
+    if not exported.is_dir():
+        study_data.export(shards, exported)
+    place = prepare(config, exported, resume)
+    run_units(place, jobs=1)
+    summary = conclude(place, out, command="stage elastic_study")["summary"]
+    cost = summary.pop("cost")
+    return {
+        **summary,
+        "flops_ratio": {name: sides.get("flops") for name, sides in cost.items()},
+        "speed": {"cost": cost},
+    }
+
+
+def prepare(config: StudyConfig, data: Path, out: Path, *, deadline: float | None = None) -> Place:
+    """Where the study works; its device is that of training."""
+    digest = hashlib.sha256()
+    for path in sorted(data.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(data)} {sha256(path)}\n".encode())
+    out.mkdir(parents=True, exist_ok=True)
+    return Place(config, data, out, str(training_device()), digest.hexdigest()[:16], deadline)
+
+
+def run_units(place: Place, *, jobs: int, threads: int = 1) -> bool:
+    """Run every unit that is not finished, up to `jobs` at once; whether all are finished.
+
+    Each kind of step is timed first, alone.
+    """
+    todo = [unit for unit in units(place.study) if not place.result(unit).is_file()]
+    if not place.result(SPEED).is_file() and todo:
+        place.result(SPEED).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(place.result(SPEED), json.dumps(time_steps(place), indent=1) + "\n")
+    say(f"study: {len(todo)} of {len(units(place.study))} units to run on {place.device}, {jobs} at once")
+    if jobs == 1:
+        return all(run_unit(place, unit) for unit in todo if _ready(place, unit))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
+        return _drive(place, todo, jobs, lambda unit: pool.submit(run_unit, place, unit))
+
+
+def _ready(place: Place, unit: Unit) -> bool:
+    return unit.needs is None or place.result(unit.needs).is_file()
+
+
+def _begin_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def _drive(place: Place, todo: list[Unit], jobs: int, submit: Callable[[Unit], Future[bool]]) -> bool:
+    """Keep `jobs` units running, each when what it begins with is there; False where time ran out."""
+    running: dict[Future[bool], Unit] = {}
+    whole, count = True, len(todo)
+    while todo or running:
+        late = place.deadline is not None and time.time() > place.deadline
+        while not late and len(running) < jobs:
+            unit = next((unit for unit in todo if _ready(place, unit)), None)
+            if unit is None:
+                break
+            todo.remove(unit)
+            running[submit(unit)] = unit
+        if not running:
+            break
+        for done in wait(running, return_when=FIRST_COMPLETED).done:
+            unit = running.pop(done)
+            whole &= done.result()
+            record(count - len(todo) - len(running), {"units": count - len(todo) - len(running)})
+    return whole and not todo
+
+
+def conclude(place: Place, out: Path, *, command: str, at: str = "") -> dict[str, Any]:
+    """Summarise the finished units: results JSON and plots in `out`; `at`: commit, where there is no checkout."""
+    from accordion.study.plots import draw
+
+    found = read_units(place.out)
+    study = place.study
+    results = {
+        "command": command,
+        "device": device_name(place.device),
+        "versions": versions(),
+        "commit": at or commit(),
+        "data": {"digest": place.identity, **study_data.read_meta(place.data)},
+        "settings": json.loads(study.model_dump_json()),
+        "activation": "routed experts a token uses / routed experts of a layer",
+        "summary": summarise(study, found),
+        "units": found,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    atomic_write(out / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    draw(results, out)
+    return results
+
+
+def read_units(folder: Path) -> dict[str, dict[str, Any]]:
+    """The figures of the finished units of a study, by name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "units").glob("*.json"))}
+
+
+def device_name(device: str) -> str:
+    """The GPU, or the CPU with its threads."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Python, torch and NumPy."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def commit() -> str:
+    """The commit of the checkout, `unknown` outside one."""
+    done = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    return done.stdout.strip() or "unknown"
