@@ -34,18 +34,57 @@ class TextTokenizerConfig(Settings):
     vocabulary: int = Field(2048, ge=400, description="16 control ids, 353 base tokens, the rest learned merges")
 
 
+class VisionLossConfig(Settings):
+    """Weights of the vision tokenizer's losses; a term of weight 0 is not computed."""
+
+    absolute: float = Field(1.0, ge=0, description="mean |x - y|")
+    squared: float = Field(2.0, ge=0, description="mean (x - y)^2")
+    commitment: float = Field(0.25, ge=0, description="mean (z - sg(code))^2")
+    entropy: float = Field(0.0, ge=0, description="mean entropy of each bit's decision: low, decisions are sure")
+    diversity: float = Field(0.01, ge=0, description="minus the entropy of each bit's mean: high, both values are used")
+    perceptual: float = Field(0.0, ge=0, description="distance in the features of EfficientNet-Lite0")
+    semantic: float = Field(
+        0.0, ge=0, description="1 - cosine of the decoder's features to those of EfficientNet-Lite0"
+    )
+    adversarial: float = Field(0.0, ge=0, description="patch critic with hinge loss, times its adaptive weight")
+    adversarial_start: float = Field(0.5, ge=0, lt=1, description="share of the steps before the critic is heard")
+    lecam: float = Field(0.01, ge=0, description="weight of LeCam's regularisation of the critic")
+
+
 class VisionTokenizerConfig(Settings):
     """Multi-scale residual bit-wise codes (foundation model, section 2)."""
 
     image_size: int = Field(32, ge=8)
     scales: tuple[int, ...] = Field((1, 2, 4, 8), description="side of each scale, in tokens; the last is the latent's")
     bits: int = Field(10, ge=1, le=32)
+    low_bits: tuple[int, ...] = Field(
+        (6,), description="smaller budgets of a token, rising: training starts with the first and switches up to `bits`"
+    )
+    switch_share: float = Field(0.3, gt=0, le=1, description="share of the steps before the last switch")
+    quantizer: Literal["lfq", "bsq"] = Field("lfq", description="signs of a free latent, or of one on a unit sphere")
     channels: int = 32
     frames: int = Field(4, ge=1, description="frames of a video clip")
+    video_share: float = Field(0.25, ge=0, le=1, description="share of the steps, at the end, that train on clips")
+    drop_scales: float = Field(0.1, ge=0, le=1, description="share of the frames that keep only their first scales")
+    drop_bits: float = Field(0.1, ge=0, le=1, description="share of the frames that keep only a smaller budget")
+    augment: float = Field(0.0, ge=0, le=1, description="share of the frames that are zoomed, recoloured and mixed")
+    average: float = Field(0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept")
     steps: int = 300
     batch: int = 32
     learning_rate: float = 5e-3
     seed: int = 0
+    losses: VisionLossConfig = VisionLossConfig()
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Bits of a token that the tokenizer can be used with, rising; the last is `bits`."""
+        return (*self.low_bits, self.bits)
+
+    @model_validator(mode="after")
+    def _rising(self) -> "VisionTokenizerConfig":
+        if min(self.budgets) < 1 or list(self.budgets) != sorted(set(self.budgets)):
+            raise ValueError(f"low_bits {self.low_bits} must be positive, rise, and stay below bits ({self.bits})")
+        return self
 
 
 class AudioTokenizerConfig(Settings):

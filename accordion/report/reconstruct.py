@@ -1,5 +1,6 @@
 """Validation images and clips encoded and decoded by a run's own tokenizers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.audio_training import read_pcm
 from accordion.data.tokenizers.vision import VisionTokenizer
-from accordion.data.tokenizers.vision_training import read_png
+from accordion.data.tokenizers.vision_training import load_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +26,49 @@ class Sound:
     reconstruction: np.ndarray
 
 
-def image_pairs(tokenizer: Path, corpus: Path, *, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Up to `count` validation images, spread over the split, and their reconstructions: uint8 (n, side, side, 3)."""
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Pictures beside what each budget gives back: uint8 (picture, column, side, side, 3), named columns."""
+
+    columns: Sequence[str]
+    pictures: np.ndarray
+
+
+def picture_grids(tokenizer: Path, corpus: Path, *, images: int, clips: int) -> dict[str, Grid]:
+    """Validation images and the frames of validation clips, spread over the split, in the original and decoded.
+
+    Args:
+        images, clips: at most so many of each; a part that the corpus lacks is left out.
+
+    Returns:
+        `image` and `video`: columns are the original, each budget of a token with all its scales, largest first,
+        then all bits with fewer and fewer scales.
+    """
     model = VisionTokenizer.load(tokenizer)
-    side = model.config.image_size
-    table = pq.read_table(corpus / "images.parquet", columns=["png"], filters=[("split", "=", "val")])
-    rows = np.unique(np.linspace(0, max(table.num_rows - 1, 0), min(count, table.num_rows)).astype(int))
-    images = [read_png(table["png"][int(row)].as_py(), f"validation row {row}", side) for row in rows]
-    if not images:
-        empty = np.zeros((0, side, side, 3), np.uint8)
-        return empty, empty
-    originals = torch.stack(images).unsqueeze(1)  # (n, 1, 3, side, side)
-    decoded = (model.decode(model.encode(originals / 255)) * 255).round().to(torch.uint8)
-    return _channels_last(originals), _channels_last(decoded)
+    held = load_pictures(corpus, "val", model.config)
+    parts = {"image": _spread(held.images.unsqueeze(1), images), "video": _spread(held.clips, clips)}
+    return {name: _grid(model, part) for name, part in parts.items() if len(part)}
+
+
+def _grid(model: VisionTokenizer, clips: torch.Tensor) -> Grid:
+    """Clips (B,T,3,H,W), uint8, decoded from every budget; a row for each frame."""
+    bits, scales = model.encode(clips.float() / 255), model.config.scales
+    columns, decoded = ["original"], [clips]
+    told = [(depth, len(scales)) for depth in reversed(model.config.budgets)]
+    told += [(model.config.bits, kept) for kept in range(len(scales) - 1, 0, -1)]
+    for depth, kept in told:
+        size = depth * sum(side * side for side in scales[:kept])
+        columns.append(f"{size} bits")
+        restored = model.decode([grid[..., :depth] for grid in bits[:kept]])
+        decoded.append((restored * 255).round().to(torch.uint8))
+    pictures = torch.stack([part.flatten(0, 1) for part in decoded], dim=1)
+    return Grid(columns=columns, pictures=pictures.permute(0, 1, 3, 4, 2).numpy())
+
+
+def _spread(items: torch.Tensor, most: int) -> torch.Tensor:
+    """At most `most` items, evenly spread."""
+    rows = np.unique(np.linspace(0, max(len(items) - 1, 0), min(most, len(items))).astype(int))
+    return items[torch.from_numpy(rows)]
 
 
 def sound_pairs(tokenizer: Path, corpus: Path, *, count: int) -> list[Sound]:
@@ -57,8 +88,3 @@ def sound_pairs(tokenizer: Path, corpus: Path, *, count: int) -> list[Sound]:
         sounds.append(Sound(transcript=row["transcript"], language=language, rate=row["rate"],
                             original=both[0], reconstruction=both[1]))  # fmt: skip
     return sounds
-
-
-def _channels_last(frames: torch.Tensor) -> np.ndarray:
-    """First frames of (n, 1, 3, side, side) as (n, side, side, 3)."""
-    return frames[:, 0].permute(0, 2, 3, 1).numpy()

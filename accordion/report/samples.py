@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup, escape
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from accordion.report.run import RunFigures
 from accordion.report.style import data_uri
@@ -80,17 +80,28 @@ def _distinct(values: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def contact_sheet(originals: np.ndarray, reconstructions: np.ndarray, zoom: int = 2) -> bytes:
-    """PNG of two rows: above the originals, below their reconstructions; uint8 (n, height, width, 3) each."""
-    gap = 4
-    rows = []
-    for images in (originals, reconstructions):
-        padded = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-        rows.append(np.concatenate(list(padded), axis=1))
-    sheet = np.concatenate(rows, axis=0)[:-gap, :-gap]
-    image = Image.fromarray(sheet).resize((sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST)
+def contact_sheet(columns: Sequence[str], pictures: np.ndarray, zoom: int = 2, rows: int = 7) -> bytes:
+    """PNG of pictures beside their reconstructions, uint8 (picture, column, height, width, 3), names above.
+
+    Args:
+        rows: pictures below each other; further ones start a block beside them.
+    """
+    wide, gap, top = 32 * zoom + 12, 4, 16
+    height, width = pictures.shape[2] * zoom, max(pictures.shape[3] * zoom, wide)
+    blocks = -(-len(pictures) // rows)
+    block = len(columns) * (width + gap) + 4 * gap
+    sheet = Image.new("RGB", (blocks * block - 5 * gap, top + min(rows, len(pictures)) * (height + gap) - gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for number, versions in enumerate(pictures):
+        left, upper = number // rows * block, top + number % rows * (height + gap)
+        for column, picture_ in enumerate(versions):
+            at = left + column * (width + gap)
+            if number % rows == 0:
+                draw.text((at + width / 2, 0), columns[column], fill="black", font=font, anchor="ma")
+            enlarged = Image.fromarray(picture_).resize((pictures.shape[3] * zoom, height), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (at + (width - enlarged.width) // 2, upper))
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
+    sheet.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -133,7 +144,7 @@ def players(sounds: "Sequence[Sound]", caption: str) -> Markup:
 
 def reconstructions(run: RunFigures) -> list[Markup]:
     """Validation images and clips beside what the trained tokenizers give back, where their artifacts are there."""
-    from accordion.report.reconstruct import image_pairs, sound_pairs  # torch is loaded only for this
+    from accordion.report.reconstruct import picture_grids, sound_pairs  # torch is loaded only for this
 
     corpus = run.folders.get("ingest")
     if corpus is None or not corpus.is_dir():
@@ -141,15 +152,12 @@ def reconstructions(run: RunFigures) -> list[Markup]:
     media = []
     vision, audio = run.folders.get("vision_tokenizer"), run.folders.get("audio_tokenizer")
     if vision is not None and vision.is_dir():
-        originals, decoded = image_pairs(vision, corpus, count=14)
-        if len(originals):
-            media.append(
-                picture(
-                    contact_sheet(originals, decoded),
-                    "Validation images (above) and their reconstructions from bits (below).",
-                    f"{len(originals)} small pictures in two rows: originals above, blurrier reconstructions below",
-                )
-            )
+        words = {"image": "Validation images", "video": "Frames of validation clips, one below the other"}
+        for name, grid in picture_grids(vision, corpus, images=14, clips=2).items():
+            caption = f"{words[name]}: the original, and what so many bits a frame give back."
+            shown = f"{len(grid.pictures)} small pictures, each beside {len(grid.columns) - 1} reconstructions"
+            rows = -(-len(grid.pictures) // 2)
+            media.append(picture(contact_sheet(grid.columns, grid.pictures, rows=rows), caption, shown))
     if audio is not None and audio.is_dir():
         sounds = sound_pairs(audio, corpus, count=3)
         if sounds:

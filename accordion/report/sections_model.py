@@ -1,6 +1,7 @@
 """The sections on data, tokenizers, pre-training, the elastic family, routing and post-training."""
 
 from accordion.report import plots, samples
+from accordion.report.budgets import vision_tables
 from accordion.report.readers import problem_rows, routing_layers
 from accordion.report.run import RunFigures, read_curves
 from accordion.report.section import Drawing, Section, Table, absent
@@ -60,7 +61,8 @@ def tokenizers(run: RunFigures, summary: Summary) -> Section:
                 header=("tokenizer", "figure", "value"),
                 rows=rows,
                 words=("tokenizer", "figure"),
-            )
+            ),
+            *vision_tables(run.metrics.get("vision_tokenizer", {})),
         ],
     )
 

@@ -2,17 +2,22 @@
 
 The encoder maps a frame to a latent of `side x side x bits`. Scale by scale, from 1x1 to the full side,
 the residual of what is already explained is pooled to that scale and reduced to its signs (lookup-free
-quantization, arXiv 2310.05737; next-scale residuals, arXiv 2404.02905; foundation model, sections 2 and 3).
+quantization, LFQ, arXiv 2310.05737; next-scale residuals, arXiv 2404.02905; foundation model, sections 2 and 3).
 Scale k adds its bits with the fixed amplitude 2^(-k/2), so that `accumulate` needs no parameters and is
-shared by the tokenizer, packing and generation.
+shared by the tokenizer, packing and generation. With binary spherical quantization (BSQ, arXiv 2406.07548) the
+latent lies on the unit sphere and a bit is +-1/sqrt(D); here all is times sqrt(D), so that `accumulate` stays the same.
+
+A token has several budgets: its first bits are a code of their own (low-bit first, then more bits). Channels of
+a later budget never change what an earlier one says, and what is not sent, bits or scales, is zero to the decoder.
 
 Convolutions are 2D ones inflated to causal 3D: the last temporal slice is the 2D kernel, the others act on
 earlier frames and start at zero. Frames before the first do not exist and add nothing, so a one-frame
-clip gives exactly the image result.
+clip gives exactly the image result, whatever the kernels learn: the kernels of earlier frames are not applied to it.
 
 Legend: B batch, T frames, C channels, H W pixels, D bits of a token, h side of a scale.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,6 +97,15 @@ def quantize(latent: Tensor, scales: Sequence[int]) -> list[Tensor]:
     return bits
 
 
+def assemble(bits: Sequence[Tensor], side: int, depth: int) -> Tensor:
+    """The latent (B,T,side,side,depth) of the bits of the first scales; scales and channels not given add nothing."""
+    count, frames = bits[0].shape[:2]
+    latent = torch.zeros(count * frames, side, side, bits[0].shape[-1], device=bits[0].device)
+    for scale, grid in enumerate(bits):
+        latent = add_scale(latent, grid.flatten(0, 1), scale)
+    return F.pad(latent, (0, depth - latent.shape[-1])).unflatten(0, (count, frames))
+
+
 class CausalConv(nn.Module):
     """A 3x3 convolution over (B,T,C,H,W) that also sees `memory` earlier frames.
 
@@ -153,19 +167,51 @@ class VisionTokenizer(nn.Module):
         self.decoder_in = nn.Sequential(CausalConv(config.bits, 2 * c), Block(2 * c), Block(2 * c))
         self.decoder_out = nn.Sequential(CausalConv(c, c), Block(c), CausalConv(c, 12, memory=0))
         self.widen = CausalConv(2 * c, 4 * c, memory=0)
+        self._start_later_bits_unheard()
+
+    def _start_later_bits_unheard(self) -> None:
+        """The decoder gives no weight to bits of later budgets, so a switch to them changes nothing at first."""
+        reader = self.decoder_in[0]
+        assert isinstance(reader, CausalConv)
+        nn.init.zeros_(reader.present.weight[:, self.config.budgets[0] :])
 
     def latent(self, frames: Tensor) -> Tensor:
         """Frames (B,T,3,H,W) in [0,1] -> unquantized latent (B,T,side,side,D)."""
         self._check(frames)
         packed = F.pixel_unshuffle(frames.flatten(0, 1) * 2 - 1, 2).unflatten(0, frames.shape[:2])
-        return self.encoder(packed).movedim(2, -1)
+        latent: Tensor = self.encoder(packed).movedim(2, -1)
+        return self._on_spheres(latent) if self.config.quantizer == "bsq" else latent
+
+    def _on_spheres(self, latent: Tensor) -> Tensor:
+        """Each budget's own channels on a sphere of their own: root mean square 1 (BSQ, section 3, times sqrt(D))."""
+        budgets = (0, *self.config.budgets)
+        sizes = [high - low for low, high in itertools.pairwise(budgets)]
+        return torch.cat(
+            [F.normalize(part, dim=-1) * part.shape[-1] ** 0.5 for part in latent.split(sizes, -1)], dim=-1
+        )
 
     def pixels(self, latent: Tensor) -> Tensor:
         """Accumulated latent (B,T,side,side,D) -> frames (B,T,3,H,W), not clamped."""
-        hidden = self.widen(self.decoder_in(latent.movedim(-1, 2)))
-        hidden = F.pixel_shuffle(hidden.flatten(0, 1), 2).unflatten(0, latent.shape[:2])
+        return self.paint(self.understand(latent))
+
+    def understand(self, latent: Tensor) -> Tensor:
+        """The decoder's first half: accumulated latent (B,T,side,side,D) -> features (B,T,2C,side,side)."""
+        hidden: Tensor = self.decoder_in(latent.movedim(-1, 2))
+        return hidden
+
+    def paint(self, hidden: Tensor) -> Tensor:
+        """The decoder's second half: features (B,T,2C,side,side) -> frames (B,T,3,H,W), not clamped."""
+        shape = hidden.shape[:2]
+        hidden = F.pixel_shuffle(self.widen(hidden).flatten(0, 1), 2).unflatten(0, shape)
         out = self.decoder_out(hidden)
-        return (F.pixel_shuffle(out.flatten(0, 1), 2).unflatten(0, latent.shape[:2]) + 1) / 2
+        return (F.pixel_shuffle(out.flatten(0, 1), 2).unflatten(0, shape) + 1) / 2
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's last weights, at which the adversarial term is balanced."""
+        last = self.decoder_out[-1]
+        assert isinstance(last, CausalConv)
+        return last.present.weight
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> list[Tensor]:
@@ -174,14 +220,22 @@ class VisionTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, bits: Sequence[Tensor]) -> Tensor:
-        """Bits of every scale -> frames (B,T,3,H,W) in [0,1]."""
-        sides = tuple(grid.shape[2] for grid in bits)
-        if sides != tuple(self.config.scales) or any(grid.shape[-1] != self.config.bits for grid in bits):
+        """Bits -> frames (B,T,3,H,W) in [0,1].
+
+        Args:
+            bits: (B,T,h,h,d) of the first scale or more of them, coarse to fine; d is any of the budgets.
+
+        Raises:
+            DataError: other scales, or a number of bits that is no budget.
+        """
+        scales, budgets = tuple(self.config.scales), self.config.budgets
+        sides, depths = tuple(grid.shape[2] for grid in bits), {grid.shape[-1] for grid in bits}
+        if not sides or sides != scales[: len(sides)] or len(depths) != 1 or not depths <= set(budgets):
             raise DataError(
-                f"vision bits: scales {sides} of {[grid.shape[-1] for grid in bits]} bits; "
-                f"this tokenizer has scales {tuple(self.config.scales)} of {self.config.bits} bits"
+                f"vision bits: scales {sides} of {sorted(depths)} bits; this tokenizer has scales {scales}, "
+                f"of which the first ones may be given, and tokens of {' or '.join(map(str, budgets))} bits"
             )
-        return self.pixels(accumulate(bits)[1]).clamp(0, 1)
+        return self.pixels(assemble(bits, scales[-1], self.config.bits)).clamp(0, 1)
 
     def _check(self, frames: Tensor) -> None:
         size = self.config.image_size
