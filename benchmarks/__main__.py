@@ -17,6 +17,7 @@ BENCHMARKS = {
     "orchestration": "benchmarks.orchestration",
     "serving": "benchmarks.serving",
     "text-tokenizer": "benchmarks.text_tokenizer",
+    "media-tokenizers": "benchmarks.media_tokenizers",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -25,6 +25,7 @@ from accordion.config.data import VisionTokenizerConfig
 from accordion.data.tokenizers.vision_features import Features
 from accordion.data.tokenizers.vision_fit import Pictures, fit
 from accordion.data.tokenizers.vision_metrics import measure
+from accordion.device import training_device
 from accordion.errors import AccordionError, ConfigError
 
 PROBE = 40  # steps that the speed of a step is measured on
@@ -41,18 +42,17 @@ def main(arguments: list[str] | None = None) -> None:
         if wanted.pack:
             pack(pictures, wanted.pack)
             return
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if wanted.minutes:
             config = config.model_copy(update={"steps": steps_within(wanted.minutes * 60, config, pictures["train"])})
         started = time.monotonic()
-        model, loss = fit(config, pictures["train"], device)
+        model, loss = fit(config, pictures["train"])
         seconds = time.monotonic() - started
     except AccordionError as error:
         sys.exit(f"vision_quality: {error}")
     held, features = pictures["val"], Features()
     found = {"image": measure(model, held.images.unsqueeze(1), features), "video": measure(model, held.clips, features)}
     show(found)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    name = torch.cuda.get_device_name() if training_device().type == "cuda" else "CPU"
     print(f"{config.steps} steps of {config.batch} frames in {seconds:.1f} s on {name}; loss {loss}")
     if wanted.save:
         wanted.save.mkdir(parents=True, exist_ok=True)

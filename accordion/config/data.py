@@ -58,7 +58,7 @@ class VisionTokenizerConfig(Settings):
     scales: tuple[int, ...] = Field((1, 2, 4, 8), description="side of each scale, in tokens; the last is the latent's")
     bits: int = Field(10, ge=1, le=32)
     low_bits: tuple[int, ...] = Field(
-        (6,), description="smaller budgets of a token, rising: training starts with the first and switches up to `bits`"
+        (), description="smaller budgets of a token, rising: training starts with the first and switches up to `bits`"
     )
     switch_share: float = Field(0.3, gt=0, le=1, description="share of the steps before the last switch")
     quantizer: Literal["lfq", "bsq"] = Field("lfq", description="signs of a free latent, or of one on a unit sphere")
@@ -68,7 +68,7 @@ class VisionTokenizerConfig(Settings):
     drop_scales: float = Field(0.1, ge=0, le=1, description="share of the frames that keep only their first scales")
     drop_bits: float = Field(0.1, ge=0, le=1, description="share of the frames that keep only a smaller budget")
     augment: float = Field(0.0, ge=0, le=1, description="share of the frames that are zoomed, recoloured and mixed")
-    average: float = Field(0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of the weights that is kept")
     steps: int = 300
     batch: int = 32
     learning_rate: float = 5e-3

@@ -1,6 +1,6 @@
 """Training of the vision tokenizer: few bits first, then all; single frames first, then clips beside them.
 
-Runs on a GPU if there is one. Every random draw is made on the CPU from one generator, so a seed means the same
+Runs where `runtime.device` says. Every random draw is made on the CPU from one generator, so a seed means the same
 pictures everywhere.
 """
 
@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from accordion.config.data import VisionTokenizerConfig
 from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.data.tokenizers.vision_losses import Adversary, Kept, Objective
+from accordion.device import training_device
 from accordion.errors import TrainingDiverged
 from accordion.observe import progress, record
 
@@ -27,14 +28,11 @@ class Pictures:
     clips: Tensor
 
 
-def fit(
-    config: VisionTokenizerConfig, pictures: Pictures, device: torch.device | None = None
-) -> tuple[VisionTokenizer, dict[str, float]]:
-    """Train a tokenizer from its seed.
+def fit(config: VisionTokenizerConfig, pictures: Pictures) -> tuple[VisionTokenizer, dict[str, float]]:
+    """Train a tokenizer from its seed, on the training device.
 
     Args:
         pictures: images and clips, at least one of each.
-        device: None: a GPU if there is one.
 
     Returns:
         the tokenizer with the running mean of its weights, in evaluation mode on the CPU, and the mean of each
@@ -43,16 +41,14 @@ def fit(
     Raises:
         TrainingDiverged: the loss is no longer finite.
     """
-    if device is None:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = VisionTokenizer(config)
-        trainer = _Trainer(model, pictures, device)
+        trainer = _Trainer(model, pictures, training_device())
         trainer.run()
     kept = VisionTokenizer(config)
     kept.load_state_dict(trainer.average.module.state_dict())
-    return kept.cpu().eval(), trainer.recent()
+    return kept.eval(), trainer.recent()
 
 
 def active_bits(config: VisionTokenizerConfig, step: int) -> int:
@@ -62,7 +58,7 @@ def active_bits(config: VisionTokenizerConfig, step: int) -> int:
 
 
 def draw_kept(config: VisionTokenizerConfig, count: int, bits: int, generator: torch.Generator) -> Kept:
-    """What each of `count` frames' decoders is told: usually all; a share of them fewer scales, or a smaller budget."""
+    """What the decoder of each of `count` clips is told: usually all, sometimes fewer scales or a smaller budget."""
     scales = torch.full((count,), len(config.scales))
     fewer = torch.randint(1, len(config.scales) + 1, (count,), generator=generator)
     scales = torch.where(torch.rand(count, generator=generator) < config.drop_scales, fewer, scales)
@@ -157,7 +153,6 @@ class _Trainer:
         seen: list[tuple[Tensor, Tensor]] = []
         for frames in self._draw(step):
             kept = draw_kept(self.config, len(frames), bits, self.generator)
-            kept = Kept(kept.scales.to(self.device), kept.bits.to(self.device))
             terms, restored = self.objective(self.model, frames, kept)
             seen.append((frames.flatten(0, 1), restored.flatten(0, 1)))
             for name, term in terms.items():
@@ -186,7 +181,8 @@ class _Trainer:
         images = torch.where(flipped, images.flip(-1), images)
         if not self.config.augment:
             return images, others
-        return tuple(vary(part, self.config.augment, self.generator) for part in (images, others))
+        share, generator = self.config.augment, self.generator
+        return vary(images, share, generator), vary(others, share, generator)
 
     def _pick(self, items: Tensor, count: int) -> Tensor:
         rows = torch.randint(len(items), (count,), generator=self.generator).to(self.device)

@@ -19,7 +19,7 @@ from accordion.data.tokenizers.vision_features import WIDTH, Features, feature_d
 
 @dataclass(frozen=True)
 class Kept:
-    """What each frame's decoder is told: its first `scales` (B,) and its first `bits` (B,)."""
+    """What each clip's decoder is told: its first `scales` (B,) and its first `bits` (B,); on the CPU."""
 
     scales: Tensor
     bits: Tensor
@@ -46,7 +46,7 @@ class Quantized:
 def quantize_kept(latent: Tensor, scales: Sequence[int], kept: Kept) -> Quantized:
     """The code of the kept scales and bits; each bit is decided as if all were kept, as in encoding."""
     count, frames, _, _, depth = latent.shape
-    heard = (torch.arange(depth, device=latent.device) < kept.bits[:, None]).to(latent.dtype)[:, None, None, None]
+    heard = (torch.arange(depth) < kept.bits[:, None]).to(latent)[:, None, None, None]
     residual = latent.flatten(0, 1)
     code = torch.zeros_like(residual)
     decisions = []
@@ -55,7 +55,7 @@ def quantize_kept(latent: Tensor, scales: Sequence[int], kept: Kept) -> Quantize
         decisions.append(decision)
         bits = (decision > 0).to(latent.dtype)
         residual = add_scale(residual, 1 - bits, scale)  # adding the opposite signs subtracts the code
-        told = (kept.scales > scale).to(latent.dtype).repeat_interleave(frames)[:, None, None, None]
+        told = (kept.scales > scale).to(latent).repeat_interleave(frames)[:, None, None, None]
         code = code + told * add_scale(torch.zeros_like(code), bits, scale)
     return Quantized(latent, code.detach().unflatten(0, (count, frames)) * heard, heard, decisions)
 
@@ -106,10 +106,8 @@ class Objective(nn.Module):
         if config.squared:
             terms["squared"] = config.squared * error.square().mean()
         if config.commitment:
-            distance = ((found.latent - found.code) * found.heard).square().sum() / found.heard.expand_as(
-                found.latent
-            ).sum()
-            terms["commitment"] = config.commitment * distance
+            gap = (found.latent - found.code).square() * found.heard
+            terms["commitment"] = config.commitment * gap.sum() / found.heard.expand_as(gap).sum()
         if config.entropy or config.diversity:
             sure, used = bit_entropies(found.decisions, int(kept.bits.max()))
             terms["entropy"] = config.entropy * sure - config.diversity * used
@@ -159,19 +157,19 @@ class Adversary:
     def __init__(self, config: VisionLossConfig, channels: int, learning_rate: float) -> None:
         self.config, self.critic = config, Critic(channels)
         self.optimizer = torch.optim.AdamW(self.critic.parameters(), lr=learning_rate, betas=(0.5, 0.9))
-        self.real_mean = self.fake_mean = 0.0
+        self.real_mean = self.fake_mean = torch.zeros(())
 
-    def learn(self, frames: Tensor, restored: Tensor) -> float:
+    def learn(self, frames: Tensor, restored: Tensor) -> Tensor:
         """One step of the critic: hinge loss, and LeCam (arXiv 2104.03310, equation 4) against few pictures."""
         real, fake = self.critic(frames), self.critic(restored.detach())
         loss = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-        self.real_mean = 0.99 * self.real_mean + 0.01 * float(real.detach().mean())
-        self.fake_mean = 0.99 * self.fake_mean + 0.01 * float(fake.detach().mean())
+        self.real_mean = real.detach().mean().lerp(self.real_mean.to(real.device), 0.99)
+        self.fake_mean = fake.detach().mean().lerp(self.fake_mean.to(fake.device), 0.99)
         held = F.relu(real - self.fake_mean).square().mean() + F.relu(self.real_mean - fake).square().mean()
         self.optimizer.zero_grad()
         (loss + self.config.lecam * held).backward()
         self.optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def term(self, restored: Tensor, others: Tensor, last_layer: Tensor) -> Tensor:
         """What the tokenizer pays for patches that do not look real, in proportion to its other terms.

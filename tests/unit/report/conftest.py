@@ -147,7 +147,9 @@ def write_corpus(folder: Path) -> None:
         pixels[6:26, 4 + index % 8 : 24 + index % 8] = draw.integers(0, 255, 3)
         Image.fromarray(pixels).save(buffer, format="PNG")
         pngs.append(buffer.getvalue())
-    pq.write_table(pa.table({"id": [f"image/{n}" for n in range(24)], "png": pngs, **shared}), folder / "images.parquet")
+    pq.write_table(
+        pa.table({"id": [f"image/{n}" for n in range(24)], "png": pngs, **shared}), folder / "images.parquet"
+    )
     tone = (np.sin(np.arange(16000) / 8) * 9000).astype("<i2")
     clips = {"pcm": [tone.tobytes()] * 24, "rate": [8000] * 24, "transcript": ["hello <world>"] * 24}
     pq.write_table(pa.table({**clips, **shared, **languages}), folder / "audio.parquet")

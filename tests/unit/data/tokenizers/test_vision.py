@@ -4,11 +4,20 @@ import pytest
 import torch
 
 from accordion.config.data import VisionTokenizerConfig
-from accordion.data.tokenizers.vision import CausalConv, VisionTokenizer, accumulate, add_scale, downsample, quantize
-from accordion.data.tokenizers.vision_training import read_png, reconstruction_loss
+from accordion.data.tokenizers.vision import (
+    CausalConv,
+    VisionTokenizer,
+    accumulate,
+    add_scale,
+    assemble,
+    downsample,
+    quantize,
+)
+from accordion.data.tokenizers.vision_losses import Kept, Objective
+from accordion.data.tokenizers.vision_training import read_png
 from accordion.errors import ArtifactError, DataError
 
-CONFIG = VisionTokenizerConfig(channels=8, bits=6, steps=4, batch=4)
+CONFIG = VisionTokenizerConfig(channels=8, bits=6, low_bits=(4,), steps=4, batch=4)
 
 
 def random_(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -86,14 +95,34 @@ def test_training_lowers_the_loss() -> None:
     model = VisionTokenizer(CONFIG)
     frames = random_(4, 1, 3, 8, 8).repeat_interleave(4, 3).repeat_interleave(4, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    objective = Objective(CONFIG.losses, 2 * CONFIG.channels)
+    kept = Kept(torch.full((4,), 4), torch.full((4,), CONFIG.bits))
     losses = []
     for _ in range(25):
-        loss = reconstruction_loss(model, frames)
+        loss = torch.stack(list(objective(model, frames, kept)[0].values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_any_budget_of_bits_and_any_first_scales_decode(model: VisionTokenizer) -> None:
+    bits = model.encode(random_(2, 2, 3, 32, 32))
+    for depth in CONFIG.budgets:
+        for kept in (1, 2, 3, 4):
+            told = [grid[..., :depth] for grid in bits[:kept]]
+            assert model.decode(told).shape == (2, 2, 3, 32, 32)
+            latent = assemble(told, 8, CONFIG.bits)
+            assert torch.count_nonzero(latent[..., depth:]) == 0
+    torch.testing.assert_close(assemble(bits, 8, CONFIG.bits), accumulate(bits)[1])
+    assert not torch.equal(model.decode(bits), model.decode(bits[:3]))
+    with pytest.raises(DataError, match="tokens of 4 or 6 bits"):
+        model.decode([grid[..., :5] for grid in bits])
+    with pytest.raises(DataError, match="first ones"):
+        model.decode(bits[1:])
+    with pytest.raises(DataError, match="scales"):
+        model.decode([])
 
 
 def test_save_and_load_keep_every_bit(model: VisionTokenizer, tmp_path) -> None:
