@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     gate: str
     register: str
     rollout: str
+    study: str
 
 
 @task(requests=Resources(cpu="1", mem="512Mi"))
@@ -74,6 +75,7 @@ def configure(profile: str, overrides: list[str]) -> Plan:
         gate=section(settings.gate),
         register=section(settings.register_model),
         rollout=section(settings.rollout),
+        study=section(settings.study),
     )
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,12 +42,22 @@ def elastic_study(config: StudyConfig, *, out: Path, shards: Path, resume: Path)
     place = prepare(config, exported, resume)
     run_units(place, jobs=1)
     summary = conclude(place, out, command="stage elastic_study")["summary"]
-    cost = summary.pop("cost")
+    cost = summary["cost"]
     return {
-        **summary,
-        "flops_ratio": {name: sides.get("flops") for name, sides in cost.items()},
-        "speed": {"cost": cost},
+        "seeds": len(summary["seeds"]),
+        "tax": _means(summary["tax"]),
+        "gap": {name: _means(member["gap"]) for name, member in summary["members"].items()},
+        "gap_recovered": {
+            name: _means(member["recovery"][f"{config.recovery_shares[-1]:g}"]["gap"])
+            for name, member in summary["members"].items()
+        },
+        "flops_ratio": _means(cost["family"]["flops"]),
+        "speed": {"seconds_ratio": _means(cost["family"]["seconds"])},
     }
+
+
+def _means(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value["mean"] for name, value in found.items()}
 
 
 def prepare(config: StudyConfig, data: Path, out: Path, *, deadline: float | None = None) -> Place:
