@@ -4,9 +4,11 @@
 GPU machine then needs neither the shards nor the libraries that read them.
 """
 
+import io
 import json
 import lzma
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,6 +82,19 @@ def _read(path: Path, name: str) -> np.ndarray:
     return (values / POSITION_UNIT).astype(kind) if name == "position" else values
 
 
+def _unpacked(folder: Path, split: str, name: str, cache: Path | None) -> np.ndarray:
+    kept = None if cache is None else cache / split / f"{name}.npy"
+    if kept is not None and kept.is_file():
+        return np.load(kept, mmap_mode="r")
+    values = _read(folder / "columns" / split / f"{name}.xz", name)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        whole = io.BytesIO()
+        np.save(whole, values)
+        atomic_write(kept, whole.getvalue())
+    return values
+
+
 def read_meta(folder: Path) -> dict[str, Any]:
     """meta.json of an exported folder: the sizes a model needs, and `sequences` by split."""
     path = folder / "meta.json"
@@ -98,13 +113,12 @@ class Resident:
         self.columns = dict(columns)
 
     @classmethod
-    def load(cls, folder: Path, split: str, device: torch.device) -> Self:
-        """Read a split of an exported folder."""
-        found = {}
-        for name in COLUMNS:
-            values = torch.from_numpy(_read(folder / "columns" / split / f"{name}.xz", name).copy())
-            found[name] = values.to(device)
-        return cls(found)
+    def load(cls, folder: Path, split: str, device: torch.device, cache: Path | None = None) -> Self:
+        """Read a split of an exported folder; `cache` keeps it unpacked for the processes that come after."""
+        with ThreadPoolExecutor() as pool:
+            values = list(pool.map(lambda name: _unpacked(folder, split, name, cache), COLUMNS))
+        found = (torch.from_numpy(np.array(value)).to(device) for value in values)
+        return cls(dict(zip(COLUMNS, found, strict=True)))
 
     def __len__(self) -> int:
         """How many sequences there are."""

@@ -65,8 +65,16 @@ def resident(place: Place, split: str) -> Resident:
     """A split of the data in the memory of this process."""
     key = (place.data, split, place.device)
     if key not in _held:
-        _held[key] = Resident.load(place.data, split, torch.device(place.device))
+        cache = place.out / "columns" / place.identity
+        _held[key] = Resident.load(place.data, split, torch.device(place.device), cache)
     return _held[key]
+
+
+def release() -> None:
+    """Give back the memory of the data, and what torch keeps on a GPU."""
+    _held.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def run_unit(place: Place, unit: Unit) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from accordion.observe import say
-from accordion.study.run import Place, begin
+from accordion.study.run import Place, begin, release
 from accordion.study.units import ELASTIC, FIXED, ISOLATED, SCRATCH, Unit, settings
 
 WARM = 4  # steps before the first that counts
@@ -40,6 +40,7 @@ def time_steps(place: Place) -> dict[str, Any]:
             seconds[key] = share * seconds[key] + (1 - share) * seconds[FIXED]
         say(f"study: {key} {1000 * seconds[key]:.1f} ms a step")
         del trainer
+    release()
     return {"step_seconds": seconds, "timed_steps": study.timed_steps}
 
 

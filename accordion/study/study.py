@@ -22,7 +22,7 @@ from accordion.store.atomic import atomic_write
 from accordion.store.manifest import sha256
 from accordion.study import data as study_data
 from accordion.study.figures import summarise
-from accordion.study.run import Place, run_unit
+from accordion.study.run import Place, release, resident, run_unit
 from accordion.study.speed import time_steps
 from accordion.study.units import Unit, units
 
@@ -82,6 +82,9 @@ def run_units(place: Place, *, jobs: int, threads: int = 1) -> bool:
     say(f"study: {len(todo)} of {len(units(place.study))} units to run on {place.device}, {jobs} at once")
     if jobs == 1:
         return all(run_unit(place, unit) for unit in todo if _ready(place, unit))
+    for split in study_data.SPLITS:
+        resident(place, split)  # unpacked once, before the processes read it
+    release()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
         return _drive(place, todo, jobs, lambda unit: pool.submit(run_unit, place, unit))
