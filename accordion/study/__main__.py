@@ -65,7 +65,7 @@ def _run(given: argparse.Namespace) -> int:
     start = time.time()
     import torch
 
-    from accordion.study.study import conclude, prepare, run_units
+    from accordion.study.study import conclude, has_a_seed, prepare, run_units
 
     profile = load_profile(given.profile, tuple(given.set))
     limit = getattr(given, "time_limit", None)
@@ -76,6 +76,9 @@ def _run(given: argparse.Namespace) -> int:
         if given.command == "run":
             whole = run_units(place, jobs=given.jobs, threads=given.threads)
             say(f"study: {'all units finished' if whole else 'time ran out'} after {time.time() - start:.0f} s")
+        if not whole and not has_a_seed(place):
+            say("study: no seed has both its elastic and its fixed run yet; call again to go on")
+            return 3
         out = given.results or given.out / "results"
         results = conclude(place, out, command=" ".join(["python -m accordion.study", *sys.argv[1:]]), at=given.commit)
     _say_summary(results["summary"])

@@ -24,7 +24,7 @@ from accordion.study import data as study_data
 from accordion.study.figures import summarise
 from accordion.study.run import Place, release, resident, run_unit
 from accordion.study.speed import time_steps
-from accordion.study.units import Unit, units
+from accordion.study.units import ELASTIC, FIXED, Unit, units
 
 RESULTS = "elastic_study.json"
 SPEED = "speed"
@@ -140,6 +140,13 @@ def conclude(place: Place, out: Path, *, command: str, at: str = "") -> dict[str
     atomic_write(out / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
     draw(results, out)
     return results
+
+
+def has_a_seed(place: Place) -> bool:
+    """Whether a seed has its elastic and its fixed run, so that something can be said."""
+    return any(
+        all(place.result(Unit(kind, seed)).is_file() for kind in (ELASTIC, FIXED)) for seed in place.study.seeds
+    )  # fmt: skip
 
 
 def read_units(folder: Path) -> dict[str, dict[str, Any]]:
