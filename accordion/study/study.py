@@ -81,7 +81,7 @@ def run_units(place: Place, *, jobs: int, threads: int = 1) -> bool:
         atomic_write(place.result(SPEED), json.dumps(time_steps(place), indent=1) + "\n")
     say(f"study: {len(todo)} of {len(units(place.study))} units to run on {place.device}, {jobs} at once")
     if jobs == 1:
-        return all(run_unit(place, unit) for unit in todo if _ready(place, unit))
+        return all(_ready(place, unit) and run_unit(place, unit) for unit in todo)
     for split in study_data.SPLITS:
         resident(place, split)  # unpacked once, before the processes read it
     release()
@@ -91,7 +91,7 @@ def run_units(place: Place, *, jobs: int, threads: int = 1) -> bool:
 
 
 def _ready(place: Place, unit: Unit) -> bool:
-    return unit.needs is None or place.result(unit.needs).is_file()
+    return unit.needs is None or (place.model(unit.needs) / "loader.json").is_file()
 
 
 def _begin_worker(threads: int) -> None:
