@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -55,6 +55,9 @@ def _explain(root: type[BaseModel], issue: Mapping[str, Any], where: str) -> str
 def _keys_at(root: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     current: Any = root
     for part in location:
+        if isinstance(part, int):  # an item of a tuple of settings
+            current = next((each for each in get_args(current) if hasattr(each, "model_fields")), None)
+            continue
         field = getattr(current, "model_fields", {}).get(part)
         if field is None:
             return []

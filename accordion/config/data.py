@@ -7,6 +7,41 @@ from pydantic import Field, model_validator
 from accordion.config.base import Settings
 
 
+class SourceConfig(Settings):
+    """One source of your own data (docs/data.md, "Your own data"). What a record states itself comes first."""
+
+    kind: Literal["text", "images", "audio", "video", "retrieval"]
+    path: str = Field(min_length=1, description="a file, a folder, or a pattern such as /data/shards/*.tar")
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$", description="source of its records, part of their ids")
+    licence: str | None = Field(None, min_length=1)
+    language: str | None = Field(None, pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]+)*$", description="None: identified")
+    role: Literal["train", "evaluation"] = Field("train", description="evaluation: all of it is held out")
+    weight: float = Field(1.0, gt=0, le=1000, description="written beside each record, for blending")
+
+
+class LanguagesConfig(Settings):
+    """How declared languages are checked, by an identifier whose model is in its package."""
+
+    minimum_characters: int = Field(200, ge=20, description="shorter texts are not judged: too often wrong")
+    confidence: float = Field(0.9, gt=0, le=1, description="probability from which another language is a mismatch")
+    mismatch: Literal["tag", "quarantine"] = Field("tag", description="tag: kept; the column `identified` tells")
+
+
+class DuplicatesConfig(Settings):
+    """What counts as a near duplicate; exact ones always go."""
+
+    text: float | None = Field(0.8, gt=0.3, le=1, description="Jaccard similarity of 5-token shingles; None: off")
+    images: int | None = Field(2, ge=0, le=8, description="bits of 64 by which perceptual hashes differ; None: off")
+
+
+class DecontaminationConfig(Settings):
+    """Which overlap with evaluation text is taken out of the training text."""
+
+    words: int = Field(13, ge=5, description="length of an n-gram, in words")
+    characters: int = Field(26, ge=5, description="the same for scripts without spaces (Chinese, Japanese, Thai, ...)")
+    most_ngrams: int = Field(50_000_000, ge=1, description="of the evaluation text held in memory, 8 bytes each")
+
+
 class IngestConfig(Settings):
     """Which data to read and how to split it."""
 
@@ -14,6 +49,26 @@ class IngestConfig(Settings):
     tier: Literal["sample"] = Field("sample", description="the data shipped in the repository, data/sample")
     source: str | None = Field(None, description="folder in the layout of data/sample; None: the shipped one")
     validation_share: float = Field(0.1, gt=0, lt=0.5, description="share of groups held out, by group hash")
+    sources: tuple[SourceConfig, ...] = Field((), description="your own data, beside the tier's")
+    replace: tuple[Literal["text", "images", "audio", "video", "retrieval"], ...] = Field(
+        (), description="kinds that `sources` replace: the tier's own records of them are left out"
+    )
+    train_domains: tuple[str, ...] = Field(
+        ("libreoffice-help",), description="retrieval domains that may be trained on; the others only evaluate"
+    )
+    audio_rate: int = Field(8000, ge=4000, le=48_000, description="samples a second; tokenizers.audio.sample_rate")
+    image_side: int = Field(256, ge=8, le=4096, description="longest side of a stored image, in pixels")
+    clips: int = Field(5000, ge=1, description="most clips cut out of one film")
+    languages: LanguagesConfig = LanguagesConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+
+    @model_validator(mode="after")
+    def _replaced(self) -> "IngestConfig":
+        empty = set(self.replace) - {source.kind for source in self.sources}
+        if empty:
+            raise ValueError(f"replace names {', '.join(sorted(empty))}, of which ingest.sources has none; add one")
+        return self
 
 
 class ValidateConfig(Settings):

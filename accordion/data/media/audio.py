@@ -4,7 +4,6 @@ from math import gcd
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from accordion.data.media.kinds import KINDS, Format, Source, damaged, format_of, opened
 from accordion.data.media.whole import fault_of
@@ -45,6 +44,8 @@ def resample(pcm: np.ndarray, rate: int, to: int) -> np.ndarray:
     """Samples (n,) at `rate` Hz as float32 (ceil(n to / rate),) at `to` Hz, by a polyphase filter (Kaiser window)."""
     if rate == to:
         return pcm.astype(np.float32, copy=False)
+    from scipy.signal import resample_poly  # takes a second to import
+
     common = gcd(rate, to)
     return resample_poly(pcm, to // common, rate // common).astype(np.float32)
 

@@ -1,40 +1,45 @@
-"""Speech with transcripts: raw GSM 06.10 files in a zip archive, transcripts beside it."""
+"""Speech with transcripts, as 16-bit mono samples of one rate."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
+from accordion.config.data import IngestConfig, SourceConfig
 from accordion.data import media
 from accordion.data.media.audio import to_int16
-from accordion.data.sources.base import Quarantine, Row, ZipMembers, json_rows, require, require_rows
+from accordion.data.sources.base import Quarantine, Row, described, named
+from accordion.data.sources.items import caption_of, items, suffixes_of
 from accordion.errors import DataError
 
-KEYS = ("file", "key", "language", "transcript", "source", "licence")
 
+def audio_rows(source: SourceConfig, quarantine: Quarantine, config: IngestConfig) -> Iterator[tuple[Path, str, Row]]:
+    """(file, record, row) of each clip: id, group, key, pcm (int16 little endian), rate, transcript, language, ...
 
-def read_audio(folder: Path, quarantine: Quarantine) -> list[Row]:
-    """Rows of `audio/`: id, pcm (int16 little endian), rate, transcript, language, key, source, licence."""
-    part = require(folder / "audio", "speech and its transcripts")
-    members = ZipMembers(part / "prompts.zip", quarantine)
-    transcripts = require(part / "transcripts.jsonl", "transcripts of the speech")
-    rows: list[Row] = []
-    for _, row in json_rows(transcripts, quarantine, KEYS):
-        data = members.read(row["file"])
-        if data is None:
+    A record may state `key`: clips of the same words (a prompt in all voices) share it and stay in one split.
+    """
+    for item in items(source, suffixes_of("audio"), quarantine):
+        known = described(source, item.fields)
+        transcript = caption_of(item.fields)
+        if not transcript or not known["source"] or not known["licence"]:
+            wrong = "no source or licence, in the record or in ingest.sources" if transcript else "no transcript"
+            quarantine.refuse(*item.said, wrong)
             continue
         try:
-            pcm, rate = media.read_audio(data, row["file"])
+            pcm, rate = media.read_audio(item.data, item.name if isinstance(item.data, bytes) else None)
         except DataError as error:
-            quarantine.refuse(members.path, row["file"], str(error))
+            quarantine.refuse(item.file, item.record, str(error))
             continue
-        rows.append(
+        name = named(source, str(PurePosixPath(item.name).with_suffix("")))
+        key = str(item.fields.get("key") or item.fields.get("group") or name)
+        yield (
+            item.file,
+            item.record,
             {
-                "id": f"audio/{row['file'].removesuffix('.gsm')}",
-                "pcm": to_int16(pcm),
-                "rate": rate,
-                "transcript": row["transcript"].strip(),
-                "language": row["language"],
-                "key": row["key"],
-                "source": row["source"],
-                "licence": row["licence"],
-            }
+                "id": f"audio/{name}",
+                "group": key,
+                "key": key,
+                "pcm": to_int16(media.resample(pcm, rate, config.audio_rate)),
+                "rate": config.audio_rate,
+                "transcript": transcript,
+                **known,
+            },
         )
-    return require_rows(rows, part, quarantine)

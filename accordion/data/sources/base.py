@@ -1,19 +1,29 @@
-"""What all readers share: the quarantine of refused records, JSON lines, zip members, the split by group."""
+"""What all readers share: the quarantine of refused records, lines, zip members, the split by group."""
 
 import gzip
 import hashlib
+import io
 import json
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import pyarrow as pa
+
+from accordion.config.data import SourceConfig
 from accordion.errors import DataError
 
 Row = dict[str, Any]
-REMEDY = "restore it with `git checkout data/sample`, or set ingest.source to a folder in the layout of data/sample"
+REMEDY = (
+    "restore it with `git checkout data/sample`, set ingest.source to a folder in the layout of data/sample, "
+    "or correct the entry of ingest.sources"
+)
+LONGEST_LINE = 64 * 2**20  # bytes; a longer one is no record but a damaged or foreign file
+UNPACKED = (EOFError, gzip.BadGzipFile, zlib.error, OSError)
 
 
 @dataclass
@@ -38,7 +48,7 @@ class Split:
 
     def of(self, group: str) -> str:
         """`train` or `val`, by the SHA-256 of seed and group: adding data moves no existing group."""
-        digest = hashlib.sha256(f"{self.seed}:{group}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}:{group}".encode("utf-8", "surrogatepass")).digest()
         return "val" if int.from_bytes(digest[:8], "big") / 2**64 < self.validation_share else "train"
 
 
@@ -53,33 +63,66 @@ def require(path: Path, what: str) -> Path:
     return path
 
 
-def require_rows(rows: list[Row], path: Path, quarantine: Quarantine) -> list[Row]:
-    """`rows`, of which there must be at least one.
+def nothing_left(path: Path | str, quarantine: Quarantine) -> DataError:
+    """The error of a needed part of which no record could be used; it quotes the first refusals."""
+    first = "; ".join(f"{r['file']} {r['record']}: {r['error']}" for r in quarantine.refused[:3])
+    return DataError(f"{path}: no usable record is left{f' ({first})' if first else ''}; {REMEDY}")
+
+
+def expand(source: SourceConfig) -> list[Path]:
+    """The files and folders that a source names, in sorted order.
 
     Raises:
-        DataError: nothing is left of `path`; the text quotes the first refusals.
+        DataError: there are none.
     """
-    if not rows:
-        first = "; ".join(f"{r['file']} {r['record']}: {r['error']}" for r in quarantine.refused[:3])
-        raise DataError(f"{path}: no usable record is left{f' ({first})' if first else ''}; {REMEDY}")
-    return rows
+    text = str(Path(source.path).expanduser())
+    found = [Path(text)] if Path(text).exists() else _matching(text)
+    if not found:
+        raise DataError(f"{source.path}: missing ({source.kind} of ingest.sources); {REMEDY}")
+    return found
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Paths that match an absolute or relative pattern."""
+    path = Path(pattern)
+    root = Path(path.anchor) if path.is_absolute() else Path()
+    return sorted(root.glob(str(path.relative_to(root))))
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a plain, .gz or .zst file, decompressed as they are read."""
+    if path.suffix == ".gz":
+        with gzip.open(path) as packed:
+            yield packed  # type: ignore[misc]
+    elif path.suffix == ".zst":
+        with pa.OSFile(str(path)) as raw, pa.CompressedInputStream(raw, "zstd") as stream:
+            yield io.BufferedReader(stream, 2**20)
+    else:
+        with path.open("rb") as plain:
+            yield plain
 
 
 def lines(path: Path, quarantine: Quarantine) -> Iterator[tuple[str, str]]:
-    """(`line N`, text) of each line of a UTF-8 file, gzip or plain; lines that are not UTF-8 are refused."""
+    """(`line N`, text) of each line of a UTF-8 file, plain, .gz or .zst; lines that are not UTF-8 are refused."""
     number = 0
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
+        with unpacked(path) as file:
+            while raw := file.readline(LONGEST_LINE):
+                number += 1
+                if len(raw) == LONGEST_LINE:
+                    quarantine.refuse(path, f"line {number}", f"longer than {LONGEST_LINE >> 20} MiB; the rest is left")
+                    return
                 try:
-                    text = raw.decode("utf-8").rstrip("\r\n")
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
                     quarantine.refuse(path, f"line {number}", f"not UTF-8: byte {error.start} of the line")
                     continue
                 if text.strip():
                     yield f"line {number}", text
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        quarantine.refuse(path, f"after line {number}", f"damaged gzip file: {error}")
+    except UNPACKED as error:
+        kind = "gzip" if path.suffix == ".gz" else "zstd" if path.suffix == ".zst" else "text"
+        quarantine.refuse(path, f"after line {number}", f"damaged {kind} file: {error}")
 
 
 def json_rows(path: Path, quarantine: Quarantine, needed: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
@@ -87,17 +130,39 @@ def json_rows(path: Path, quarantine: Quarantine, needed: tuple[str, ...]) -> It
     for record, text in lines(path, quarantine):
         try:
             row = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             quarantine.refuse(path, record, f"not JSON: {error}")
             continue
         if not isinstance(row, dict):
             quarantine.refuse(path, record, f"a JSON {type(row).__name__}; wants an object")
             continue
-        wrong = [key for key in needed if not isinstance(row.get(key), str) or not row[key].strip()]
+        wrong = missing(row, needed)
         if wrong:
-            quarantine.refuse(path, record, f"no text in {', '.join(wrong)}")
+            quarantine.refuse(path, record, wrong)
         else:
             yield record, row
+
+
+def missing(row: Row, needed: tuple[str, ...]) -> str | None:
+    """Which of the needed keys hold no text (None: all do)."""
+    wrong = [key for key in needed if not isinstance(row.get(key), str) or not row[key].strip()]
+    return f"no text in {', '.join(wrong)}" if wrong else None
+
+
+def described(source: SourceConfig, row: Row) -> Row:
+    """Source, licence, language and weight of a record: its own, or else those of its entry in ingest.sources."""
+    licence = row.get("licence") or row.get("license") or source.licence
+    return {
+        "source": row.get("source") or source.name,
+        "licence": licence,
+        "language": row.get("language") or source.language,
+        "weight": source.weight,
+    }
+
+
+def named(source: SourceConfig, name: str) -> str:
+    """The name of a record inside its kind: with the source's name before it, where it has one."""
+    return f"{source.name}/{name}" if source.name else name
 
 
 class ZipMembers:
