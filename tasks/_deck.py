@@ -10,6 +10,7 @@ WIDTH, HEIGHT, MOST_POINTS = 260, 70, 200
 STYLE = """<style>.acc{font:14px/1.5 system-ui,sans-serif;color:#222;max-width:1000px}
 .acc table{border-collapse:collapse;margin:8px 0 16px}.acc td{padding:2px 14px 2px 0;border-bottom:1px solid #eee}
 .acc td+td{font-variant-numeric:tabular-nums}.acc figure{display:inline-block;margin:0 16px 12px 0}
+.acc td{overflow-wrap:anywhere}
 .acc figcaption{font-size:12px;color:#666}.acc iframe{width:100%;height:600px;border:1px solid #ddd}</style>"""
 
 

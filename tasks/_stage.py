@@ -32,7 +32,7 @@ from accordion.store import Artifact, atomic_write
 from tasks import _deck
 from tasks._code import ROOT, code_version
 from tasks._run import Run, resolve, store, versions
-from tasks._tracking import StageTracker, tracked
+from tasks._tracking import StageTracker, source_tags, tracked
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -114,6 +114,7 @@ class Stage:
         started, clock = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
         tags = {"git_commit": run.commit, "code_version": self.code, "flyte_execution": run.execution}
         tags |= {f"input.{name}": str(artifact) for name, artifact in inputs.items()}
+        tags |= source_tags(self.runs, run.commit)
         tracker = StageTracker(run.tracking_uri, run.parent, self.name, self._description, tags)
         with tracked(tracker), store().staging(self.name) as out, self._kept_on_failure(out, tracker):
             tracker.params(json.loads(config))

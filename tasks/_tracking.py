@@ -47,6 +47,11 @@ def client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
+def source_tags(name: str, commit: str) -> dict[str, str]:
+    """What MLflow's UI shows as the source of a run."""
+    return {"mlflow.source.type": "LOCAL", "mlflow.source.name": name, "mlflow.source.git.commit": commit}
+
+
 def start_parent(uri: str, profile: str, run_id: str, tags: Mapping[str, str]) -> str:
     """Open the parent run of an execution; parents that a killed execution left open are closed as KILLED."""
     mlflow = client(uri)

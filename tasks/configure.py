@@ -14,7 +14,7 @@ from accordion.home import REPOSITORY, hold_run_lock
 from accordion.observe import say
 from tasks._run import Run, git_commit, new_run_id, sweep_staging
 from tasks._stage import execution_id
-from tasks._tracking import start_parent, tracking_uri
+from tasks._tracking import source_tags, start_parent, tracking_uri
 
 
 class Plan(NamedTuple):
@@ -52,7 +52,8 @@ def configure(profile: str, overrides: list[str]) -> Plan:
     uri, run_id, commit = tracking_uri(settings.runtime), new_run_id(), git_commit()
     name = Path(profile).stem
     tags = {"accordion.run": run_id, "accordion.profile": name, "git_commit": commit, "overrides": " ".join(overrides)}
-    parent = start_parent(uri, name, run_id, tags | {"flyte_execution": execution_id()})
+    tags |= {"flyte_execution": execution_id(), **source_tags("workflows", commit)}
+    parent = start_parent(uri, name, run_id, tags)
     say(f"run {run_id}, profile {name}, tracked at {uri}")
     runtime = settings.runtime.model_dump_json()
     return Plan(

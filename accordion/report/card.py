@@ -63,7 +63,7 @@ def _retrieval(summary: Summary) -> str:
 
 
 def _plain(value: object) -> str:
-    return f"`{value}`" if isinstance(value, str) else number(value)
+    return (f"`{value}`" if value else "none") if isinstance(value, str) else number(value)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
