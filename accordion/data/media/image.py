@@ -75,6 +75,16 @@ def on_white(picture: Image.Image) -> np.ndarray:
     return np.array(canvas.convert("RGB"))
 
 
+def on_square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Pixels (height, width, 3) uint8 scaled down to fit a white (side, side, 3); smaller ones keep their size."""
+    picture = Image.fromarray(pixels)
+    if picture.size != (side, side):
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return np.array(canvas)
+
+
 def check_pixels(label: str, width: int, height: int) -> None:
     """Refuse pictures that would fill the memory.
 

@@ -258,6 +258,24 @@ class TextTokenizer:
                 raise DataError(f"token {index}: outside the vocabulary of {self.vocabulary}")
         return "".join(_decode_utf16(bytes(part)) for part in parts)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """What each id adds to a text: its characters, those that do not print escaped, or its bytes as `<4e>`.
+
+        Bytes are shown where a token begins or ends within a code unit.
+        """
+        found, within = [], False
+        for index in ids:
+            data = self._bytes[index]
+            if index < SPECIAL:
+                found.append(SPECIAL_NAMES[index])
+            elif within or len(data) % 2:
+                found.append(f"<{data.hex()}>")
+                within ^= bool(len(data) % 2)
+            else:
+                text = data.decode("utf-16-be", "surrogatepass")
+                found.append("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+        return found
+
     def _sample(self, word: str, dropout: Dropout) -> Sequence[int]:
         if len(word) == 1 or "\ud800" <= word[0] <= "\udfff":
             return self._words[word]

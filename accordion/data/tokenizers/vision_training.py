@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from accordion.config.data import VisionTokenizerConfig
 from accordion.data.media import read_image
+from accordion.data.media.image import on_square
 from accordion.data.tokenizers.vision_features import Features
 from accordion.data.tokenizers.vision_fit import Pictures, fit
 from accordion.data.tokenizers.vision_metrics import measure
@@ -61,12 +61,7 @@ def read_png(data: bytes, name: str, size: int) -> Tensor:
     Raises:
         DataError: the bytes are no readable image.
     """
-    picture = Image.fromarray(read_image(data, f"image {name}"))
-    if picture.size != (size, size):
-        picture.thumbnail((size, size), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGB", (size, size), "white")
-    canvas.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
-    return torch.from_numpy(np.array(canvas)).permute(2, 0, 1)
+    return torch.from_numpy(on_square(read_image(data, f"image {name}"), size)).permute(2, 0, 1)
 
 
 def read_clips(row: Any, size: int, frames: int) -> Iterator[Tensor]:
