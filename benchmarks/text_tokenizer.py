@@ -23,9 +23,9 @@ from tempfile import TemporaryDirectory
 import tiktoken
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from accordion.config.data import TextTokenizerConfig
+from accordion.config.data import SourceConfig, TextTokenizerConfig
 from accordion.data.sources.base import Quarantine, Split
-from accordion.data.sources.text import read_faq, read_text
+from accordion.data.sources.text import read_faq, text_rows
 from accordion.data.tokenizers.text import TextTokenizer, split_words
 from accordion.data.tokenizers.text_training import fertility, fit
 from accordion.home import REPOSITORY
@@ -68,7 +68,7 @@ def read(source: Path) -> Data:
     quarantine, split = Quarantine(source), Split(0, 0.1)
     train: list[str] = []
     held_out: dict[str, list[str]] = defaultdict(list)
-    for row in read_text(source, quarantine):
+    for _, _, row in text_rows(SourceConfig(kind="text", path=str(source / "text")), quarantine):
         if split.of(row["group"]) == "train":
             train.append(row["text"])
         else:
