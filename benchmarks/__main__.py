@@ -18,6 +18,7 @@ BENCHMARKS = {
     "serving": "benchmarks.serving",
     "text-tokenizer": "benchmarks.text_tokenizer",
     "media-tokenizers": "benchmarks.media_tokenizers",
+    "elasticity": "benchmarks.elasticity",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

