@@ -9,6 +9,7 @@ from flytekit import Resources, task
 
 from accordion.config import Settings, load_profile
 from accordion.config.data import IngestConfig
+from accordion.data.sources.base import expand
 from accordion.errors import DataError
 from accordion.home import REPOSITORY, hold_run_lock
 from accordion.observe import say
@@ -86,13 +87,14 @@ def section(settings: Settings) -> str:
 
 
 def source_digest(config: IngestConfig) -> str:
-    """SHA-256 over the names and bytes of the source data, so that new data re-runs ingest."""
+    """SHA-256 over the names and bytes of the source data, the tier's and your own, so that new data re-runs ingest."""
     folder = Path(config.source) if config.source else REPOSITORY / "data" / config.tier
     if not folder.is_dir():
         raise DataError(f"ingest.source: {folder} is no folder; name one in the layout of data/sample")
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with open(path, "rb") as file:
-            inside = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{inside}\n".encode())
+    for root in [folder, *(path for source in config.sources for path in expand(source))]:
+        for path in sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]:
+            with open(path, "rb") as file:
+                inside = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(root.parent).as_posix()}\0{inside}\n".encode())
     return digest.hexdigest()

@@ -1,8 +1,7 @@
 """Duplicates: exact ones by a hash of the content, near ones by MinHash (text) and perceptual hashes (images).
 
 Records come held-out ones first, then those for training, each in the order of their sources; of two that are
-alike the first stays. An exact hash takes about 100 bytes of memory a record, MinHash with its index 1.4 KB,
-an image 0.5 KB.
+alike the first stays. MinHash with its index takes 1.6 KB of memory a text, an image 0.5 KB, an exact hash 0.1 KB.
 """
 
 import io

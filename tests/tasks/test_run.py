@@ -28,6 +28,12 @@ def test_the_source_digest_covers_names_and_bytes(tmp_path: Path) -> None:
     (folder / "a").rename(folder / "b")
     digests.add(source_digest(config))
     assert len(digests) == 3
+    own = tmp_path / "own.jsonl"
+    for text in ("one", "two"):
+        own.write_text(text)
+        sources = [{"kind": "text", "path": str(own)}]
+        digests.add(source_digest(IngestConfig.parse({"source": str(folder), "sources": sources})))
+    assert len(digests) == 5
     with pytest.raises(DataError, match=r"ingest\.source"):
         source_digest(IngestConfig(source=str(tmp_path / "absent")))
 
