@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 PROFILE ?= smoke
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup run test lint format up down doctor lock package clean
+.PHONY: help setup run test lint format up down doctor data lock package clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -41,6 +41,9 @@ doctor: setup ## check this machine and name what is missing
 
 package: setup ## serialize every workflow and launch plan for a Flyte cluster
 	pyflyte -c flyte.config --pkgs workflows package --force --output runs/flyte-package.tgz
+
+data: setup ## the full tier of the data, for PROFILE=workstation and cluster (PARTS=tuxpaint adds 161 MB)
+	@$(PYTHON) data/build.py full $(if $(PARTS),--parts $(PARTS))
 
 lock: setup ## resolve requirements.in into requirements.lock
 	@infra/lock.sh

@@ -10,8 +10,8 @@ from flytekit import Resources, task
 from accordion.config import Settings, load_profile
 from accordion.config.data import IngestConfig
 from accordion.data.sources.base import expand
-from accordion.errors import DataError
-from accordion.home import REPOSITORY, hold_run_lock
+from accordion.data.tier import source_folder
+from accordion.home import hold_run_lock
 from accordion.observe import say
 from tasks._run import Run, git_commit, new_run_id, sweep_staging
 from tasks._stage import execution_id
@@ -88,9 +88,7 @@ def section(settings: Settings) -> str:
 
 def source_digest(config: IngestConfig) -> str:
     """SHA-256 over the names and bytes of the source data, the tier's and your own, so that new data re-runs ingest."""
-    folder = Path(config.source) if config.source else REPOSITORY / "data" / config.tier
-    if not folder.is_dir():
-        raise DataError(f"ingest.source: {folder} is no folder; name one in the layout of data/sample")
+    folder = source_folder(config)
     digest = hashlib.sha256()
     for root in [folder, *(path for source in config.sources for path in expand(source))]:
         for path in sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]:

@@ -46,8 +46,10 @@ class IngestConfig(Settings):
     """Which data to read and how to split it."""
 
     seed: int = 0
-    tier: Literal["sample"] = Field("sample", description="the data shipped in the repository, data/sample")
-    source: str | None = Field(None, description="folder in the layout of data/sample; None: the shipped one")
+    tier: Literal["sample", "full"] = Field(
+        "sample", description="sample: shipped in the repository, data/sample; full: built by `make data`"
+    )
+    source: str | None = Field(None, description="folder in the layout of data/sample; None: the tier's")
     validation_share: float = Field(0.1, gt=0, lt=0.5, description="share of groups held out, by group hash")
     sources: tuple[SourceConfig, ...] = Field((), description="your own data, beside the tier's")
     replace: tuple[Literal["text", "images", "audio", "video", "retrieval"], ...] = Field(
@@ -79,6 +81,7 @@ class ValidateConfig(Settings):
     )
     text_languages: tuple[str, ...] = ("en", "de", "fr", "es", "it", "ru", "ja", "zh")
     audio_languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru")
+    other_languages: bool = Field(False, description="whether there may be more languages than these")
     text_characters: tuple[int, int] = (1, 100_000)
     audio_seconds: tuple[float, float] = (0.1, 60.0)
 

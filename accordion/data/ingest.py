@@ -26,8 +26,8 @@ from accordion.data.sources.retrieval import copy_collection, domains, texts_of
 from accordion.data.sources.text import read_dictionaries, read_faq, text_rows
 from accordion.data.sources.video import video_rows
 from accordion.data.tables import COLUMNS, Spool, Table
+from accordion.data.tier import source_folder
 from accordion.errors import DataError
-from accordion.home import REPOSITORY
 from accordion.observe import progress
 
 PARTS = ("text", "images", "audio", "video", "retrieval")  # kinds of ingest.sources
@@ -49,7 +49,7 @@ def ingest(config: IngestConfig, *, out: Path) -> dict[str, Any]:
     Raises:
         DataError: a source is missing, or no usable record is left of a needed part.
     """
-    folder = require(Path(config.source) if config.source else REPOSITORY / "data/sample", "source folder")
+    folder = source_folder(config)
     quarantine = Quarantine(folder)
     sources = {part: _sources(part, folder, config) for part in PARTS}
     for part in OTHER_PARTS:

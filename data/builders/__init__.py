@@ -1,1 +1,1 @@
-"""The parts of `data/build_sample.py`: one module for each kind of data it takes out of public packages."""
+"""The parts of `data/build.py`: one module for each kind of data it takes out of public packages."""

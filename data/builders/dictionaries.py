@@ -4,12 +4,18 @@ import gzip
 import re
 from pathlib import Path
 
-from builders.packages import Packages
-from builders.write import rank, write_gzip
+from builders.packages import Package, Packages, check_count
+from builders.tiers import Tier
+from builders.write import Written, rank, write_gzip
 
-LANGUAGES = {"fr": "fra", "es": "spa", "it": "ita", "nl": "nld"}
-WORDS = 2500
+CODES = {"fr": "fra", "es": "spa", "it": "ita", "nl": "nld", "pt": "por", "ru": "rus"}
+HEADWORDS = {"fr": 8799, "es": 5907, "it": 4519, "nl": 7714, "pt": 15_859, "ru": 1693}
 _DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+def packages_of(tier: Tier) -> list[Package]:
+    """The packages of a tier's dictionaries."""
+    return [("deb", f"dict-freedict-eng-{CODES[language]}") for language in tier.dictionaries]
 
 
 def _number(text: str) -> int:
@@ -19,15 +25,17 @@ def _number(text: str) -> int:
     return value
 
 
-def entries(packages: Packages, code: str) -> list[tuple[str, str]]:
+def entries(packages: Packages, language: str) -> list[tuple[str, str]]:
     """(English word, translation) of each clean entry; several translations of a word are several rows."""
+    code = CODES[language]
     folder = packages.deb(f"dict-freedict-eng-{code}") / "usr/share/dictd"
     content = gzip.decompress((folder / f"freedict-eng-{code}.dict.dz").read_bytes())
+    index = (folder / f"freedict-eng-{code}.index").read_text(encoding="utf-8").splitlines()
+    index = [line for line in index if not line.startswith("00")]  # 00database…: about the dictionary itself
+    check_count(f"dict-freedict-eng-{code}", "headwords", len(index), HEADWORDS[language], 0.05)
     pairs = []
-    for line in (folder / f"freedict-eng-{code}.index").read_text(encoding="utf-8").splitlines():
-        word, offset, length = line.split("\t")[:3]
-        if word.startswith("00database"):
-            continue
+    for line in index:
+        _, offset, length = line.split("\t")[:3]
         start = _number(offset)
         body = content[start : start + _number(length)].decode("utf-8").splitlines()
         head = re.sub(r"\s*[/<].*$", "", body[0]).strip() if body else ""
@@ -58,13 +66,24 @@ def clean(pairs: list[tuple[str, str]], language: str) -> list[tuple[str, str]]:
     return [pair for pair in pairs if " " in pair[1] or not (len(pair[1]) > 14 or _run_together(pair[1], known))]
 
 
-def build_dictionaries(packages: Packages, out: Path) -> None:
+def build_dictionaries(packages: Packages, out: Path, tier: Tier) -> list[Written]:
     """`dictionaries/en-XX.tsv.gz`: word, tab, translation."""
-    for language, code in LANGUAGES.items():
-        pairs = clean(entries(packages, code), language)
-        words = sorted({word for word, _ in pairs}, key=rank)[:WORDS]
-        if len(words) < 1500:
-            raise SystemExit(f"dict-freedict-eng-{code}: {len(words)} usable words, expected over 1,500")
-        chosen = set(words)
+    written = []
+    for language in tier.dictionaries:
+        pairs = clean(entries(packages, language), language)
+        chosen = set(sorted({word for word, _ in pairs}, key=rank)[: tier.words])
         rows = sorted({pair for pair in pairs if pair[0] in chosen})
-        write_gzip(out / f"dictionaries/en-{language}.tsv.gz", "".join(f"{a}\t{b}\n" for a, b in rows))
+        file = f"dictionaries/en-{language}.tsv.gz"
+        write_gzip(out / file, "".join(f"{a}\t{b}\n" for a, b in rows))
+        written.append(
+            Written(
+                file=file,
+                records=len(rows),
+                unit="pairs of words",
+                languages=("en", language),
+                packages=(("deb", f"dict-freedict-eng-{CODES[language]}"),),
+                licence="GPL-2.0-or-later",
+                changes="words and translations; pronunciation, grammar and malformed rows left out",
+            )
+        )
+    return written

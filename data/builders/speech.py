@@ -4,13 +4,18 @@ import gzip
 import re
 from pathlib import Path
 
-from builders.packages import Packages
-from builders.write import json_lines, rank, write_zip
+from builders.packages import Package, Packages, check_count
+from builders.tiers import Tier
+from builders.write import Written, json_lines, languages_of, rank, write_zip
 
 LICENCES = {"en": "CC-BY-SA-3.0", "es": "CC-BY-SA-3.0", "fr": "CC-BY-SA-3.0", "it": "CC-BY-3.0", "ru": "CC-BY-3.0"}
+PACKAGES: tuple[Package, ...] = tuple(
+    ("deb", f"asterisk-core-sounds-{language}{end}") for language in LICENCES for end in ("", "-gsm")
+)
 BYTES_PER_SECOND = 1650  # 33 bytes for each 20 ms
-SECONDS = (0.8, 6.0)
-BUDGET = 1_300_000  # bytes of GSM over all languages
+PROMPTS = 2669  # in all five languages together, of 2,731 with a transcript: tones, music and silence go
+COMMON_KEYS = 448  # spoken in every one of them
+Spoken = dict[str, dict[str, tuple[str, bytes]]]  # language -> key -> (transcript, GSM bytes)
 
 
 def prompts(packages: Packages, language: str) -> dict[str, tuple[str, bytes]]:
@@ -31,32 +36,58 @@ def prompts(packages: Packages, language: str) -> dict[str, tuple[str, bytes]]:
     return found
 
 
-def build_speech(packages: Packages, out: Path) -> None:
+def build_speech(packages: Packages, out: Path, tier: Tier) -> list[Written]:
     """`audio/prompts.zip` (XX/KEY.gsm) and `audio/transcripts.jsonl` (file, key, language, transcript, …)."""
-    spoken = {language: prompts(packages, language) for language in LICENCES}
+    spoken: Spoken = {language: prompts(packages, language) for language in LICENCES}
+    check_count("asterisk-core-sounds", "prompts with a transcript", sum(map(len, spoken.values())), PROMPTS)
     common = set.intersection(*(set(found) for found in spoken.values()))
-    if len(common) < 300:
-        raise SystemExit(f"asterisk-core-sounds: {len(common)} keys in all five languages, expected about 448")
-    low, high = (int(seconds * BYTES_PER_SECOND) for seconds in SECONDS)
-    fitting = [key for key in common if all(low <= len(found[key][1]) <= high for found in spoken.values())]
+    check_count("asterisk-core-sounds", "keys spoken in all five languages", len(common), COMMON_KEYS)
     members: dict[str, bytes] = {}
     rows = []
-    for key in sorted(fitting, key=rank):
-        sizes = sum(len(found[key][1]) for found in spoken.values())
-        if sum(map(len, members.values())) + sizes > BUDGET:
-            break
-        for language, found in spoken.items():
-            transcript, gsm = found[key]
-            members[f"{language}/{key}.gsm"] = gsm
-            rows.append(
-                {
-                    "file": f"{language}/{key}.gsm",
-                    "key": key,
-                    "language": language,
-                    "transcript": transcript,
-                    "source": f"asterisk-core-sounds-{language}-gsm",
-                    "licence": LICENCES[language],
-                }
-            )
+    for language, key in _chosen(spoken, common, tier):
+        transcript, gsm = spoken[language][key]
+        members[f"{language}/{key}.gsm"] = gsm
+        rows.append(
+            {
+                "file": f"{language}/{key}.gsm",
+                "key": key,
+                "language": language,
+                "transcript": transcript,
+                "source": f"asterisk-core-sounds-{language}-gsm",
+                "licence": LICENCES[language],
+            }
+        )
     write_zip(out / "audio/prompts.zip", members)
     (out / "audio/transcripts.jsonl").write_text(json_lines(sorted(rows, key=lambda row: row["file"])))
+    licence = "CC-BY-SA-3.0 (en, es, fr), CC-BY-3.0 (it, ru)"
+    about = {"packages": PACKAGES, "licence": licence, "languages": languages_of(rows)}
+    return [
+        Written(
+            file="audio/prompts.zip", records=len(rows), unit="recordings", changes="recordings unchanged", **about
+        ),
+        Written(
+            file="audio/transcripts.jsonl",
+            records=len(rows),
+            unit="transcripts",
+            changes="as JSON lines, white space single",
+            **about,
+        ),
+    ]
+
+
+def _chosen(spoken: Spoken, common: set[str], tier: Tier) -> list[tuple[str, str]]:
+    """(language, key) of the tier's prompts: all, or whole keys in every language up to the budget of bytes."""
+    low, high = (int(seconds * BYTES_PER_SECOND) for seconds in tier.speech_seconds)
+    if tier.speech_bytes is None:
+        return [(language, key) for language, found in spoken.items() for key, (_, gsm) in found.items()
+                if low <= len(gsm) <= high]  # fmt: skip
+    fitting = [key for key in common if all(low <= len(found[key][1]) <= high for found in spoken.values())]
+    chosen: list[tuple[str, str]] = []
+    used = 0
+    for key in sorted(fitting, key=rank):
+        size = sum(len(found[key][1]) for found in spoken.values())
+        if used + size > tier.speech_bytes:
+            break
+        used += size
+        chosen += [(language, key) for language in spoken]
+    return chosen

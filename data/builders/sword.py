@@ -1,10 +1,17 @@
-"""Readers of two SWORD module formats: zText (verses of the KJV) and zLD (Nave's Topical Bible)."""
+"""Readers of two SWORD module formats: zText (verses of three Bibles) and zLD (Nave's Topical Bible)."""
 
 import re
 import struct
 import zlib
 
-from builders.packages import Packages
+from builders.packages import Packages, check_count
+
+BIBLES = {  # package -> (folder of the module, verses that are not empty)
+    "sword-text-kjv": ("engKJV2006eb", 31_102),
+    "sword-text-sparv": ("spaRV1909eb", 31_084),
+    "sword-text-web": ("engWEB2015eb", 37_458),
+}
+TOPICS = {False: (4649, 138_528), True: (11_529, 152_679)}  # by heading -> (topics, judgements)
 
 
 def _clean(osis: str) -> str:
@@ -12,13 +19,14 @@ def _clean(osis: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", osis)).strip()
 
 
-def verses(packages: Packages) -> dict[str, str]:
-    """OSIS reference such as `Gen.1.1` -> text of every verse, in order.
+def verses(packages: Packages, package: str) -> dict[str, str]:
+    """OSIS reference such as `Gen.1.1` -> text of every verse that is not empty, in order.
 
     zText: `.bzv` holds (block, offset, length) of each entry, `.bzs` (offset, size, full size) of each
     zlib block of `.bzz`; entries are headings of testament, book and chapter, each followed by its verses.
     """
-    folder = packages.deb("sword-text-kjv") / "usr/share/sword/modules/texts/ztext/engKJV2006eb"
+    module, expected = BIBLES[package]
+    folder = packages.deb(package) / "usr/share/sword/modules/texts/ztext" / module
     found: dict[str, str] = {}
     for testament in ("ot", "nt"):
         index, blocks, data = ((folder / f"{testament}.{end}").read_bytes() for end in ("bzv", "bzs", "bzz"))
@@ -37,13 +45,15 @@ def verses(packages: Packages) -> dict[str, str]:
             elif chapter:
                 verse += 1
                 found[f"{chapter}.{verse}"] = _clean(entry)
-    if len(found) != 31_102:
-        raise SystemExit(f"sword-text-kjv: {len(found)} verses, expected 31,102")
+    found = {reference: text for reference, text in found.items() if text}
+    check_count(package, "verses", len(found), expected, 0)
     return found
 
 
-def topics(packages: Packages, order: list[str]) -> dict[str, list[str]]:
+def topics(packages: Packages, order: list[str], *, by_heading: bool) -> dict[str, list[str]]:
     """Topic -> verses a human editor listed below it; ranges are written out along `order`.
+
+    by_heading: `Aaron: Lineage of` and every other heading of an article is a topic of its own.
 
     zLD: `.idx` points into `.dat` at `KEY\\r\\n` + (block, entry); `.zdx` points at zlib blocks of `.zdt`,
     each a count and (offset, size) of its entries.
@@ -63,11 +73,15 @@ def topics(packages: Packages, order: list[str]) -> dict[str, list[str]]:
             texts[block] = zlib.decompress(data[offset : offset + length])
         offset, length = struct.unpack_from("<II", texts[block], 4 + 8 * entry)
         article = texts[block][offset : offset + length].decode("utf-8")
-        judged: dict[str, None] = {}
-        for reference in re.findall(r'osisRef="([^"]+)"', article):
-            first, _, last = reference.partition("-")
-            if first in position and (last or first) in position:
-                judged.update(dict.fromkeys(order[position[first] : position[last or first] + 1]))
-        if judged:
-            found[key.decode("utf-8").strip()] = list(judged)
+        topic = key.decode("utf-8").strip()
+        for piece in re.split(r"<lb/>\s*→", article) if by_heading else [article]:
+            judged: dict[str, None] = {}
+            for reference in re.findall(r'osisRef="([^"]+)"', piece):
+                first, _, last = reference.partition("-")
+                if first in position and (last or first) in position:
+                    judged.update(dict.fromkeys(order[position[first] : position[last or first] + 1]))
+            heading = _clean(piece.partition("<ref")[0]) if by_heading else ""
+            if judged:
+                name = f"{topic}: {heading}" if heading else topic
+                found[name] = list(dict.fromkeys([*(found.get(name, []) if by_heading else []), *judged]))
     return found

