@@ -29,7 +29,7 @@ def source_folder(config: IngestConfig) -> Path:
         folder = full_tier()
         if not (folder / STAMP).is_file():
             raise DataError(
-                f"ingest.tier: full, but {folder} has not been built; run `make data` (fetches about 85 MB of "
+                f"ingest.tier: full, but {folder} has not been built; run `make data` (fetches about 96 MB of "
                 "packages), or take what is shipped with ingest.tier=sample"
             )
         return folder
