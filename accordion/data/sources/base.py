@@ -136,7 +136,7 @@ def json_rows(path: Path, quarantine: Quarantine, needed: tuple[str, ...]) -> It
         if not isinstance(row, dict):
             quarantine.refuse(path, record, f"a JSON {type(row).__name__}; wants an object")
             continue
-        wrong = missing(row, needed)
+        wrong = missing(row, needed) or half_characters(text, row)
         if wrong:
             quarantine.refuse(path, record, wrong)
         else:
@@ -149,13 +149,23 @@ def missing(row: Row, needed: tuple[str, ...]) -> str | None:
     return f"no text in {', '.join(wrong)}" if wrong else None
 
 
+def half_characters(text: str, row: Row) -> str | None:
+    """What is wrong with an object read from a JSON `text` whose escapes stand for lone surrogates (None: nothing)."""
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return "half of a character (a lone surrogate), which no file can hold"
+    return None
+
+
 def described(source: SourceConfig, row: Row) -> Row:
     """Source, licence, language and weight of a record: its own, or else those of its entry in ingest.sources."""
-    licence = row.get("licence") or row.get("license") or source.licence
+    own = {key: value for key, value in row.items() if isinstance(value, str) and value.strip()}
     return {
-        "source": row.get("source") or source.name,
-        "licence": licence,
-        "language": row.get("language") or source.language,
+        "source": own.get("source") or source.name,
+        "licence": own.get("licence") or own.get("license") or source.licence,
+        "language": own.get("language") or source.language,
         "weight": source.weight,
     }
 

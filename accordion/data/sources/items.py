@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from accordion.config.data import SourceConfig
 from accordion.data.media.kinds import KINDS, SUFFIXES
-from accordion.data.sources.base import REMEDY, Quarantine, Row, ZipMembers, expand, json_rows, lines
+from accordion.data.sources.base import REMEDY, Quarantine, Row, ZipMembers, expand, half_characters, json_rows, lines
 from accordion.errors import DataError
 
 METADATA = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "transcripts.jsonl", "clips.jsonl")
@@ -101,9 +101,10 @@ def _fields(suffix: str, data: bytes, file: Path, record: str, quarantine: Quara
     except (ValueError, RecursionError) as error:
         quarantine.refuse(file, record, f"not JSON: {error}")
     else:
-        if isinstance(fields, dict):
+        wrong = half_characters(text, fields) if isinstance(fields, dict) else f"a JSON {type(fields).__name__}"
+        if not wrong:
             return fields
-        quarantine.refuse(file, record, f"a JSON {type(fields).__name__}; wants an object")
+        quarantine.refuse(file, record, f"{wrong}; wants an object of text")
     return None
 
 

@@ -75,8 +75,13 @@ def _parquet(path: Path, quarantine: Quarantine) -> Iterator[tuple[str, Row]]:
         with pq.ParquetFile(path) as file:
             wanted = ("id", "group", "text", "language", "source", "licence", "license")
             for batch in file.iter_batches(BATCH, columns=[name for name in wanted if name in file.schema_arrow.names]):
-                for row in batch.to_pylist():
+                for place in range(batch.num_rows):
                     number += 1
+                    try:
+                        (row,) = batch.slice(place, 1).to_pylist()
+                    except UnicodeDecodeError as error:
+                        quarantine.refuse(path, f"row {number}", f"not UTF-8: byte {error.start} of a field")
+                        continue
                     yield f"row {number}", row
     except (pa.ArrowException, OSError) as error:
         quarantine.refuse(path, f"after row {number}", f"damaged Parquet file: {error}")

@@ -83,6 +83,19 @@ def test_each_text_format_is_read(form: str, tmp_path: Path) -> None:
     }
 
 
+def test_half_characters_and_fields_of_another_type_are_no_accident_later(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = ['{"text": "half \\ud83d of it"}', '{"text": "whole \\ud83d\\ude00", "language": 5, "source": ["x"]}']
+    path.write_text("\n".join(rows))
+    found, refused = read("text", path)
+    assert [(row["text"], row["language"], row["source"]) for row in found] == [("whole \U0001f600", "en", "mine")]
+    assert refused[0]["record"] == "line 1" and "half of a character" in refused[0]["error"]
+    broken = pa.array([b"good", b"caf\xe9", b"fine"], pa.binary()).cast(pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": broken}), tmp_path / "b.parquet")
+    found, refused = read("text", tmp_path / "b.parquet")
+    assert [row["text"] for row in found] == ["good", "fine"] and refused[0]["record"] == "row 2"
+
+
 def test_what_a_text_states_itself_comes_first(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     own = {"text": "t", "id": "i", "group": "g", "language": "fr", "source": "s", "license": "MIT"}
