@@ -18,6 +18,7 @@ from accordion.home import REPOSITORY
 from accordion.model import SubmodelSpec
 from accordion.model.flops import RowCounts, forward_flops, training_flops
 from accordion.model.sampler import Draw
+from accordion.study.__main__ import main
 from accordion.study.data import Resident, ResidentLoader, export
 from accordion.study.figures import interval, summarise
 from accordion.study.run import run_unit
@@ -226,3 +227,22 @@ def test_the_experiment_needs_few_libraries():
         "array_record", "onnxruntime", "typer", "tritonclient",
     }  # fmt: skip
     assert not unwanted & set(eval(loaded.stdout))  # a list of names that this test printed
+
+
+def test_the_command_says_what_is_wrong_and_goes_on_when_time_ran_out(data, tmp_path, capsys):
+    profile = tmp_path / "tiny.yaml"
+    settings = json.loads(study_config(variants={}, recovery_shares=(0.5,), timed_steps=1).model_dump_json())
+    sections = {"study": settings, "tokenizers": {"audio": {"levels": 2}}}
+    profile.write_text(json.dumps(sections))  # JSON is YAML
+    call = ["--profile", str(profile), "--data", str(data), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(["run", *call, "--time-limit", "0"]) == 3
+    assert "call again to go on" in capsys.readouterr().err
+    assert main(["run", *call]) == 0
+    assert "tax, text" in capsys.readouterr().err
+    assert main(["conclude", *call, "--results", str(tmp_path / "results")]) == 0
+    assert (tmp_path / "results" / "elastic_study.json").is_file()
+    call[3] = str(tmp_path / "nothing")
+    assert main(["conclude", *call]) == 2
+    assert "meta.json: missing" in capsys.readouterr().err
+    assert main(["run", *call, "--set", "study.pretrain.elastic.experts=[64]"]) == 2
+    assert "study.pretrain.elastic.experts: got 64; study.pretrain.model has 4" in capsys.readouterr().err
