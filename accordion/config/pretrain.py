@@ -9,7 +9,7 @@ from accordion.config.base import Settings
 
 VIDEO_WINDOW = 8
 LayerOrder = Literal["outer", "even"]
-LAYER_ORDER = Field(
+LAYER_ORDER: Any = Field(
     "outer",
     description="which layers smaller members keep, always nested: outer: the outermost, so that the middle goes "
     "first; even: evenly spaced ones",

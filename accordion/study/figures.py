@@ -141,16 +141,20 @@ def _variant(study: Study, kind: str) -> dict[str, Any]:
         for seed in study.seeds
         if Unit(kind, seed).name in study.found
     ]
-    members = {}
-    for member in (member.name for member in study.config.members):
-        members[member] = {
-            "gap": study.difference(
-                lambda s, m=member: study.loss(Unit(kind, s), m), lambda s, m=member: study.loss(Unit(SCRATCH, s, m))
-            ),
-            "minus_main": study.difference(
-                lambda s, m=member: study.loss(Unit(kind, s), m), lambda s, m=member: study.loss(Unit(ELASTIC, s), m)
-            ),
+
+    def inside(recipe: str, member: str) -> Callable[[int], Losses | None]:
+        return lambda seed: study.loss(Unit(recipe, seed), member)
+
+    def scratch(member: str) -> Callable[[int], Losses | None]:
+        return lambda seed: study.loss(Unit(SCRATCH, seed, member))
+
+    members = {
+        member.name: {
+            "gap": study.difference(inside(kind, member.name), scratch(member.name)),
+            "minus_main": study.difference(inside(kind, member.name), inside(ELASTIC, member.name)),
         }
+        for member in study.config.members
+    }
     return {"tax": whole, "flops_of_fixed": interval(ratios), "members": members}
 
 

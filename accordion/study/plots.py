@@ -51,13 +51,15 @@ def _gaps(summary: Figures) -> plt.Figure:
 
 
 def _gap_panel(axes: Axes, summary: Figures, name: str) -> None:
-    stages = {"no recovery": lambda member: member["gap"]}
-    for share in next(iter(summary["members"].values()))["recovery"]:
-        stages[f"{100 * float(share):g} % recovery"] = lambda member, s=share: member["recovery"][s]["gap"]
-    width = 0.8 / len(stages)
     members = summary["members"]
-    for index, (label, pick) in enumerate(stages.items()):
-        ready = [(at, pick(member)[name]) for at, member in enumerate(members.values(), 1) if pick(member)]
+    shares = list(next(iter(members.values()))["recovery"])
+    stages = {"no recovery": [member["gap"] for member in members.values()]}
+    for share in shares:
+        found = [member["recovery"][share]["gap"] for member in members.values()]
+        stages[f"{100 * float(share):g} % recovery"] = found
+    width = 0.8 / len(stages)
+    for index, (label, found) in enumerate(stages.items()):
+        ready = [(at, gap[name]) for at, gap in enumerate(found, 1) if gap]
         _bars(axes, [at + (index - 1) * width for at, _ in ready], [value for _, value in ready], width, label)
     _bars(axes, [0.0], [summary["tax"][name]], width, "tax (full model)")
     axes.axhline(AIMS["gap"], color="grey", linestyle=":", linewidth=1)
