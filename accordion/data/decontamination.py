@@ -18,6 +18,7 @@ from accordion.errors import DataError
 PASSAGE_CHARACTERS = 60  # shorter lines (headings, menu paths) are too common to count as leaked
 LONG_LINE = 1000  # characters; a longer line is cut sentence by sentence
 SENTENCE = re.compile(r"(?<=[.!?])(?=\s)|(?<=[。！？])")
+FILTER = np.uint64(2**23 - 1)  # bits by which an n-gram that is not held is told from most that are, in 8 MB
 PENDING = 2_000_000  # n-grams gathered before they are sorted into the others
 
 
@@ -27,6 +28,7 @@ class Decontamination:
     def __init__(self, config: DecontaminationConfig) -> None:
         self.config = config
         self.known = np.empty(0, np.uint64)
+        self.maybe = np.zeros(int(FILTER) + 1, bool)
         self.pending: list[np.ndarray] = []
         self.size = 0
         self.hits: np.ndarray | None = None
@@ -85,6 +87,8 @@ class Decontamination:
         unspaced = np.concatenate([[0], np.cumsum(hashes & np.uint64(1))]).astype(np.int64)
         middles, found = [], []
         for length, wide in ((self.config.words, False), (self.config.characters, True)):
+            if wide and not unspaced[-1]:
+                continue
             grams = windows(hashes, length)
             share = (unspaced[length:] - unspaced[: len(grams)]) * 2 if len(grams) else np.empty(0)
             chosen = np.flatnonzero((share > length) == wide)
@@ -102,16 +106,18 @@ class Decontamination:
         return leaked | {long[place] for place in np.flatnonzero(self._held(_wholes(passages)))}
 
     def _held(self, grams: np.ndarray) -> np.ndarray:
-        if not len(self.known):
-            return np.zeros(len(grams), bool)
-        places = np.searchsorted(self.known, grams).clip(max=len(self.known) - 1)
-        found: np.ndarray = self.known[places] == grams
-        assert self.hits is not None
-        self.hits[places[found]] = True
+        found = self.maybe[grams & FILTER]  # most n-grams end here
+        likely = np.flatnonzero(found)
+        places = np.searchsorted(self.known, grams[likely]).clip(max=max(len(self.known) - 1, 0))
+        if len(likely):
+            found[likely] = self.known[places] == grams[likely]
+            assert self.hits is not None
+            self.hits[places[found[likely]]] = True
         return found
 
     def _sort(self) -> None:
         self.known = np.unique(np.concatenate([self.known, *self.pending]))
+        self.maybe[self.known & FILTER] = True
         self.pending, self.size = [], 0
         if len(self.known) > self.config.most_ngrams:
             raise DataError(

@@ -13,7 +13,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from accordion.config.data import LanguagesConfig
 
-LOOKED_AT = 400  # characters
+LOOKED_AT = 300  # characters
 MOST_POOLS = 20  # groups of short texts of one language that are judged
 UNKNOWN = "und"  # ISO 639-2: undetermined
 WIDER = {"wuu": "zh", "yue": "zh", "nb": "no", "nn": "no"}  # what the identifier splits and declarations do not
