@@ -70,10 +70,10 @@ def ssim(left: Tensor, right: Tensor) -> Tensor:
     """
     channels = left.shape[1]
     line = torch.exp(-((torch.arange(11, device=left.device) - 5.0) ** 2) / (2 * 1.5**2))
-    window = (line / line.sum()).outer(line / line.sum()).expand(channels, 1, 11, 11)
+    rows = (line / line.sum()).view(1, 1, 11, 1).expand(channels, 1, 11, 1)
 
     def smooth(x: Tensor) -> Tensor:
-        return F.conv2d(x, window, groups=channels)
+        return F.conv2d(F.conv2d(x, rows, groups=channels), rows.mT, groups=channels)
 
     a, b = smooth(left), smooth(right)
     variance_a, variance_b = smooth(left * left) - a * a, smooth(right * right) - b * b
