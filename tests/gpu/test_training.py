@@ -5,14 +5,13 @@ from functools import partial
 import pytest
 import torch
 
-from accordion.config.pretrain import PretrainConfig, model_config
-from accordion.data.loader import ShardLoader
+from accordion.config.pretrain import ModelShape, PretrainConfig, model_config
+from accordion.data.batch import COLUMNS
 from accordion.model import Model, SubmodelSpec
 from accordion.model.sampler import Draw
+from accordion.study.data import Resident, ResidentLoader
 from accordion.train.loop import Trainer
-from accordion.train.pretrain import read_meta
-from tests.unit.model.synthetic import small_batch, small_config
-from tests.unit.train.synthetic_shards import tiny_config, write_shards
+from tests.unit.model.synthetic import SIZES, small_batch, small_config
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a GPU that torch can use; run `pytest tests/gpu` on a machine with one"
@@ -61,20 +60,31 @@ def test_bfloat16_is_near_float32_with_and_without_sub_models():
     assert all(torch.isfinite(weight.grad).all() for weight in there.parameters() if weight.grad is not None)
 
 
-def trainer(folder, **changes) -> Trainer:
-    config: PretrainConfig = tiny_config(steps=40, precision="bfloat16", **changes)
-    loader = ShardLoader(folder, "train", batch=config.batch, seed=config.seed)
-    return Trainer(config, model_config(config, read_meta(folder)), loader, "cuda")
+def trainer(**changes) -> Trainer:
+    shape = ModelShape(hidden=16, layers=4, heads=2, experts=4, top_k=2, expert_hidden=8, shared_hidden=8)
+    config = PretrainConfig.parse(
+        {
+            "model": shape.model_dump(),
+            "optimizer": {"warmup_steps": 2},
+            "steps": 40,
+            "batch": 4,
+            "precision": "bfloat16",
+        }
+        | changes
+    )
+    batch = small_batch(rows=24)
+    data = Resident({name: getattr(batch, name).cuda() for name in COLUMNS})  # no shards: their readers are not needed
+    loader = ResidentLoader(data, batch=config.batch, seed=config.seed)
+    return Trainer(config, model_config(config, SIZES), loader, "cuda")
 
 
 @pytest.mark.parametrize("subsets", ["nested", "random", "ranked"])
 def test_elastic_training_in_bfloat16_learns_and_resumes(tmp_path, subsets):
-    shards = write_shards(tmp_path / "shards")
     elastic = {"layers": (3, 4), "experts": (2, 4), "top_k": (1, 2), "distil_share": 1.0, "subsets": subsets}
-    learner = trainer(shards, elastic=elastic)
+    learner = trainer(elastic=elastic)
     figures = [learner.step() for _ in range(40)]
     assert figures[-1]["loss/text"] < figures[0]["loss/text"]
-    first, second = trainer(shards, elastic=elastic), trainer(shards, elastic=elastic)
+    first, second = trainer(elastic=elastic), trainer(elastic=elastic)
     for _ in range(6):
         first.step()
     folder = tmp_path / "snapshot"
