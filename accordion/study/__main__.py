@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accordion.config.profile import load_profile
 from accordion.device import device
@@ -85,7 +86,7 @@ def _run(given: argparse.Namespace) -> int:
     return 0 if whole else 3
 
 
-def _say_summary(summary: dict) -> None:  # type: ignore[type-arg]  # plain JSON
+def _say_summary(summary: dict[str, Any]) -> None:
     for name, value in summary["tax"].items():
         say(f"tax, {name}: {_text(value)}")
     for member, found in summary["members"].items():
@@ -100,7 +101,7 @@ def _say_summary(summary: dict) -> None:  # type: ignore[type-arg]  # plain JSON
             say(f"{name}: tax {_text(variant['tax']['mean'])}")
 
 
-def _text(value: dict) -> str:  # type: ignore[type-arg]  # plain JSON
+def _text(value: dict[str, Any]) -> str:
     around = "" if value["low"] is None else f" [{value['low']:.4f}, {value['high']:.4f}]"
     return f"{value['mean']:.4f}{around}"
 
