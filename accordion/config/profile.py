@@ -69,7 +69,8 @@ class Profile(Settings):
             for path, value in asked
             if path.endswith(".layers") and value < least
         ]
-        lines += self._study_disagreements(least)
+        if "study" in self.model_fields_set:  # a profile without one does not run it
+            lines += self._study_disagreements(least)
         names = [member.name for member in self.extract.members]
         if self.distil.member not in names:
             lines.append(f"distil.member: got {self.distil.member!r}; extract.members are {', '.join(names)}")

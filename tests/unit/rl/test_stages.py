@@ -104,7 +104,7 @@ def test_rl_raises_the_reward_of_what_is_rewarded(monkeypatch):
     register("short")(lambda problem, response: len(response) <= 1)
     task = TASK.model_copy(update={"verifier": "short"})
     torch.manual_seed(0)
-    config = rl_config(tasks=(task,), queries=8, group=8, updates=2, learning_rate=1e-2)
+    config = rl_config(tasks=(task,), steps=25, queries=8, group=8, updates=2, learning_rate=1e-2)
     trainer = Trainer(config, tiny_model(), tiny_tokenizer())
     figures = [trainer.step() for _ in range(25)]
     assert figures[-1]["reward/mean"] > figures[0]["reward/mean"] + 0.3
