@@ -1,6 +1,6 @@
 """Validation images and clips encoded and decoded by a run's own tokenizers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from accordion.data.tokenizers.vision_training import load_pictures
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """One clip and what its codes give back; int16 samples."""
+    """One clip and what its codes give back; int16 samples, `decoded` by the number of codes used."""
 
     transcript: str
     language: str
     rate: int
     original: np.ndarray
-    reconstruction: np.ndarray
+    decoded: Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,8 @@ def _spread(items: torch.Tensor, most: int) -> torch.Tensor:
     return items[torch.from_numpy(rows)]
 
 
-def sound_pairs(tokenizer: Path, corpus: Path, *, count: int) -> list[Sound]:
-    """Up to `count` validation clips of two to six seconds, spread over languages, and their reconstructions."""
+def sounds_by_codes(tokenizer: Path, corpus: Path, *, count: int) -> list[Sound]:
+    """Up to `count` validation clips of two to six seconds, spread over languages, decoded from 1, 2 and all codes."""
     model = AudioTokenizer.load(tokenizer)
     columns = ["pcm", "rate", "transcript", "language"]
     rows = pq.read_table(corpus / "audio.parquet", columns=columns, filters=[("split", "=", "val")]).to_pylist()
@@ -81,10 +81,25 @@ def sound_pairs(tokenizer: Path, corpus: Path, *, count: int) -> list[Sound]:
     for row in fitting:
         by_language.setdefault(row["language"], row)
     sounds = []
+    numbers = sorted({1, min(2, model.config.levels), model.config.levels})
     for language, row in sorted(by_language.items())[:count]:
         pcm = read_pcm(row["pcm"], row["rate"], row["transcript"], model.config.sample_rate)
-        decoded = model.decode(model.encode(pcm, row["rate"]))[: len(pcm)]
-        both = [(part.clamp(-1, 1) * 32767).round().to(torch.int16).numpy() for part in (pcm, decoded)]
+        codes = model.encode(pcm, row["rate"])
+        decoded = {used: _samples(model.decode(codes[:, :used])[: len(pcm)]) for used in numbers}
         sounds.append(Sound(transcript=row["transcript"], language=language, rate=row["rate"],
-                            original=both[0], reconstruction=both[1]))  # fmt: skip
+                            original=_samples(pcm), decoded=decoded))  # fmt: skip
     return sounds
+
+
+def spectrogram(samples: np.ndarray) -> np.ndarray:
+    """int16 samples -> loudness uint8 (bins, spectra): 32 ms windows every 8 ms at 8 kHz, 70 dB, high bins first."""
+    window = torch.hann_window(256)
+    pcm = torch.from_numpy(samples.astype(np.float32) / 32768)
+    magnitude = torch.stft(pcm, 256, 64, window=window, return_complex=True).abs() * (2 / window.sum())
+    loudness = (20 * magnitude.clamp_min(1e-6).log10() + 75) / 70
+    return (loudness.clamp(0, 1) * 255).byte().flip(0).numpy()
+
+
+def _samples(pcm: torch.Tensor) -> np.ndarray:
+    """Floats in [-1, 1] as int16."""
+    return (pcm.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()

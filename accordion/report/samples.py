@@ -125,13 +125,16 @@ def picture(png: bytes, caption: str, alt: str) -> Markup:
 
 
 def players(sounds: "Sequence[Sound]", caption: str) -> Markup:
-    """A figure with two players a clip: the original and its reconstruction."""
+    """A figure with players for each clip: the original, then what each number of codes gives back."""
     items = []
     for sound in sounds:
+        versions = {"original": sound.original} | {
+            f"{used} code{'s' if used > 1 else ''}": pcm for used, pcm in sound.decoded.items()
+        }
         tags = "".join(
-            f'<audio controls preload="none" aria-label="{name} of: {escape(sound.transcript)}" '
-            f'src="{data_uri(wav(pcm, sound.rate), "audio/wav")}"></audio>'
-            for name, pcm in (("original", sound.original), ("reconstruction", sound.reconstruction))
+            f'<div>{name} <audio controls preload="none" aria-label="{name} of: {escape(sound.transcript)}" '
+            f'src="{data_uri(wav(pcm, sound.rate), "audio/wav")}"></audio></div>'
+            for name, pcm in versions.items()
         )
         items.append(
             f'<div><p lang="{escape(sound.language)}">“{escape(sound.transcript)}” ({escape(sound.language)})</p>'
@@ -142,9 +145,19 @@ def players(sounds: "Sequence[Sound]", caption: str) -> Markup:
     )
 
 
+def spectrogram_sheet(spectrograms: "Sequence[np.ndarray]") -> bytes:
+    """PNG of spectrograms of one clip below each other; uint8 (bins, spectra) each, dark is loud."""
+    gap = np.full((6, spectrograms[0].shape[1]), 0, np.uint8)
+    rows = [part for picture_ in spectrograms for part in (picture_, gap)][:-1]
+    image = Image.fromarray(255 - np.concatenate(rows, axis=0))
+    buffer = io.BytesIO()
+    image.resize((image.width * 2, image.height), Image.Resampling.BILINEAR).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def reconstructions(run: RunFigures) -> list[Markup]:
     """Validation images and clips beside what the trained tokenizers give back, where their artifacts are there."""
-    from accordion.report.reconstruct import picture_grids, sound_pairs  # torch is loaded only for this
+    from accordion.report.reconstruct import picture_grids, sounds_by_codes, spectrogram  # torch: only for this
 
     corpus = run.folders.get("ingest")
     if corpus is None or not corpus.is_dir():
@@ -159,9 +172,17 @@ def reconstructions(run: RunFigures) -> list[Markup]:
             rows = -(-len(grid.pictures) // 2)
             media.append(picture(contact_sheet(grid.columns, grid.pictures, rows=rows), caption, shown))
     if audio is not None and audio.is_dir():
-        sounds = sound_pairs(audio, corpus, count=3)
+        sounds = sounds_by_codes(audio, corpus, count=3)
         if sounds:
+            media.append(players(sounds, "Validation speech: the original, and what so many codes a frame give back."))
+            first = sounds[0]
+            versions = [first.original, *first.decoded.values()]
+            names = ", ".join(f"{used}" for used in first.decoded)
             media.append(
-                players(sounds, "Validation speech: first player the original, second what its codes give back.")
+                picture(
+                    spectrogram_sheet([spectrogram(samples) for samples in versions]),
+                    f"Spectrograms of “{first.transcript}” up to 4 kHz: the original, then from {names} codes a frame.",
+                    f"{len(versions)} spectrograms below each other, the original on top, sharper with more codes",
+                )
             )
     return media

@@ -101,9 +101,9 @@ def test_says_what_happened_and_where(folder: Path) -> None:
 
 def test_shows_and_plays_what_the_tokenizers_give_back(folder: Path) -> None:
     page = Page((folder / "report.html").read_text())
-    assert sum(source.startswith("data:image/png") for source in page.sources) == 2  # images, frames
+    assert sum(source.startswith("data:image/png") for source in page.sources) == 3  # images, frames, a spectrogram
     sounds = [base64.b64decode(s.partition(",")[2]) for s in page.sources if s.startswith("data:audio/wav")]
-    assert len(sounds) == 6 and len({len(sound) for sound in sounds}) == 1  # 3 languages, original and decoded
+    assert len(sounds) == 12 and len({len(sound) for sound in sounds}) == 1  # 3 languages: original, 1, 2, 4 codes
     assert "“hello <world>” (de)" in page.text
 
 
