@@ -1,5 +1,6 @@
 """Finding artifacts by what a person types: `KIND`, `KIND:DIGEST` (or its beginning), or a folder."""
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from accordion.errors import ArtifactError
 from accordion.home import home
 from accordion.store import MANIFEST, Artifact, Manifest, Store
+from accordion.store.dvc import Versions
 
 
 def store() -> Store:
@@ -41,6 +43,39 @@ def find(text: str) -> Path:
             + ", ".join(f"{artifact.kind}:{artifact.digest[:16]}" for artifact in here)
         )
     return store().path(fitting[-1])
+
+
+def versions() -> Versions:
+    """The DVC repository around the store, with the remote that the runs used."""
+    return Versions.around(store(), str(home() / "dvc-remote"))
+
+
+def known(text: str) -> Artifact:
+    """The artifact that `KIND` (the newest) or `KIND:DIGEST` (the beginning is enough) names, in the store or in DVC.
+
+    Raises:
+        ArtifactError: nothing or more than one thing fits; the text names what is near.
+    """
+    if (Path(text) / MANIFEST).is_file():
+        manifest = Manifest.read(Path(text))
+        return Artifact(manifest.kind, manifest.digest)
+    recorded = dict.fromkeys(record.artifact for record in versions().history())
+    everything = list(dict.fromkeys([*recorded, *map(str, store().list())]))
+    kind, _, digest = text.partition(":")
+    here = [Artifact.parse(each) for each in everything if each.startswith(f"{kind}:")]
+    if not here:
+        kinds = sorted({each.partition(":")[0] for each in everything})
+        near = difflib.get_close_matches(kind, kinds, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(kinds) or 'none yet'}"
+        raise ArtifactError(f"{text!r}: no artifact of kind {kind!r} in {store().root} or its DVC history; {hint}")
+    fitting = [artifact for artifact in here if artifact.digest.startswith(digest)]
+    if not fitting or (digest and len(fitting) > 1):
+        near = difflib.get_close_matches(digest, [artifact.digest[:16] for artifact in here], n=3, cutoff=0.0)
+        raise ArtifactError(
+            f"{text!r}: fits {len(fitting)} of {len(here)} versions; near it are: "
+            + ", ".join(f"{kind}:{each}" for each in near)
+        )
+    return fitting[-1]
 
 
 def open_verified(text: str) -> Path:

@@ -13,7 +13,6 @@ from pathlib import Path
 from flytekit.core import local_cache
 
 from accordion.config.runtime import RuntimeConfig
-from accordion.errors import ArtifactError
 from accordion.home import REPOSITORY, home
 from accordion.observe import say
 from accordion.store import Artifact, Store
@@ -78,16 +77,7 @@ def resolve(artifact: Artifact, runtime: RuntimeConfig) -> Path:
     Raises:
         ArtifactError: it is not in the store and DVC cannot bring it back whole.
     """
-    keep = store()
-    if keep.path(artifact).is_dir():
-        try:
-            return keep.open(artifact)
-        except ArtifactError as error:
-            aside = keep.quarantine(artifact)
-            say(f"{error}\nmoved to {aside}; restoring it with DVC")
-    else:
-        say(f"{artifact.kind} {artifact.digest[:16]} is not in the store; restoring it with DVC")
-    return versions(runtime).restore(artifact)
+    return versions(runtime).open(artifact, say)
 
 
 def git_commit() -> str:

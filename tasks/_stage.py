@@ -29,7 +29,7 @@ from accordion.errors import AccordionError, DataError, ServiceError, Validation
 from accordion.home import home
 from accordion.observe import listening, say
 from accordion.store import Artifact, atomic_write
-from tasks import _deck
+from tasks import _deck, _refused
 from tasks._code import ROOT, code_version
 from tasks._run import Run, resolve, store, versions
 from tasks._tracking import StageTracker, source_tags, tracked
@@ -90,15 +90,15 @@ class Stage:
             **options,
         )
 
-    def run(self, run: Run, config: str, **inputs: Artifact) -> Artifact:
-        """Do the stage's work and publish what it made.
+    def run(self, run: Run, config: str, **inputs: Artifact | None) -> Artifact:
+        """Do the stage's work and publish what it made; an input that is None is one that there is not.
 
         Raises:
             AccordionError: whatever the stage raised; what it had written is kept in `home()/failures/`.
             FlyteRecoverableException: on a cluster, for a service that did not answer, so that Flyte tries again.
         """
         try:
-            return self._run(run, config, inputs)
+            return self._run(run, config, {name: given for name, given in inputs.items() if given is not None})
         except (ServiceError, ConnectionError, TimeoutError) as error:
             state = FlyteContextManager.current_context().execution_state
             if state is None or state.is_local_execution():
@@ -116,7 +116,11 @@ class Stage:
         tags |= {f"input.{name}": str(artifact) for name, artifact in inputs.items()}
         tags |= source_tags(self.runs, run.commit)
         tracker = StageTracker(run.tracking_uri, run.parent, self.name, self._description, tags)
-        with tracked(tracker), store().staging(self.name) as out, self._kept_on_failure(out, tracker):
+        with (
+            tracked(tracker),
+            store().staging(self.name) as out,
+            self._kept_on_failure(run, config, inputs, out, tracker),
+        ):
             tracker.params(json.loads(config))
             curves: dict[str, list[tuple[int, float]]] = {}
             metrics, measured = self._call(settings, out, folders, self._identity(config, inputs), run, tracker, curves)
@@ -125,7 +129,7 @@ class Stage:
             artifact = store().publish(
                 out, kind=self.kind, stage=self.name, config=json.loads(config), parents=inputs, created=created
             )
-            version = versions(run.settings).add(artifact, f"{self.name} of run {run.id}")
+            version = versions(run.settings).add(artifact, f"{self.name} of run {run.id}", profile=run.profile)
             folder = store().path(artifact)
             tags = {"artifact": str(artifact), "dvc": version.hash, "bytes": str(version.bytes)}
             pages = [folder / page for page in self.pages]
@@ -196,8 +200,13 @@ class Stage:
         return (sys.modules[self.function.__module__].__doc__ or self.runs).strip().splitlines()[0]
 
     @contextmanager
-    def _kept_on_failure(self, out: Path, tracker: StageTracker) -> Iterator[None]:
-        """Move what a failing stage had written to `home()/failures/` and name the place in the error."""
+    def _kept_on_failure(
+        self, run: Run, config: str, inputs: Mapping[str, Artifact], out: Path, tracker: StageTracker
+    ) -> Iterator[None]:
+        """Move what a failing stage had written to `home()/failures/` and name the place in the error.
+
+        What a validation refused is kept as an artifact besides, with its page in the deck.
+        """
         try:
             yield
         except BaseException as error:
@@ -206,10 +215,16 @@ class Stage:
             kept = home() / "failures" / f"{self.name}-{time.strftime('%Y%m%d-%H%M%S')}"
             kept.parent.mkdir(exist_ok=True)
             os.rename(out, kept)
+            note = f"stage {self.name} failed; what it had written is kept in {kept}"
             if isinstance(error, ValidationFailed):
+                created = {"run": run.id, "git_commit": run.commit, "code_version": self.code}
+                artifact, deck = _refused.keep(self, run, config, inputs, kept, created)
+                self._write_deck(run, deck)
+                Deck.publish()  # Flyte writes the deck of a task that ended well; this one will not
+                tracker.client.set_tag(tracker.run_id, "refused", str(artifact))
                 for path in sorted(kept.iterdir()):
                     tracker.client.log_artifact(tracker.run_id, str(path))
-            note = f"stage {self.name} failed; what it had written is kept in {kept}"
+                note += f", and as {artifact.kind}:{artifact.digest[:16]}"
             if isinstance(error, AccordionError):
                 error.args = (f"{error}\n{note}",)
             else:

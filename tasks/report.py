@@ -10,7 +10,7 @@ from flytekit import Deck, Resources, task
 from accordion.home import home
 from accordion.observe import say
 from accordion.store import Artifact
-from tasks._run import Run, point_latest, resolve, store
+from tasks._run import Run, point_latest, resolve, store, versions
 from tasks._tracking import client, flatten_metrics
 
 
@@ -41,6 +41,7 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
     )
     run.history.mkdir(parents=True, exist_ok=True)
     render(figures, out=run.history)
+    versions(run.settings).mark(artifacts, f"run {run.id}", profile=run.profile)
     point_latest(run)
     _close(mlflow, run, metrics, timings)
     Deck("report", (run.history / "report.html").read_text())

@@ -13,11 +13,11 @@ STAGE = Stage(
     ValidateConfig,
     kind="validation",
     pages=("report.html",),
-    files=("result.json",),
+    files=("result.json", "statistics.json"),
 )
 
 
 @STAGE.task(requests=Resources(cpu="2", mem="2Gi"))
-def validate_data(run: Run, config: str, corpus: Artifact) -> Artifact:
+def validate_data(run: Run, config: str, corpus: Artifact, previous: Artifact | None) -> Artifact:
     """Expectations on the raw corpus; a failed one stops the run and shows its rows."""
-    return STAGE.run(run, config, corpus=corpus)
+    return STAGE.run(run, config, corpus=corpus, previous=previous)

@@ -13,11 +13,11 @@ STAGE = Stage(
     ValidateShardsConfig,
     kind="validation-shards",
     pages=("report.html",),
-    files=("result.json",),
+    files=("result.json", "statistics.json"),
 )
 
 
 @STAGE.task(requests=Resources(cpu="2", mem="2Gi"))
-def validate_shards(run: Run, config: str, shards: Artifact) -> Artifact:
+def validate_shards(run: Run, config: str, shards: Artifact, previous: Artifact | None) -> Artifact:
     """Ranges, positions, padding, counts."""
-    return STAGE.run(run, config, shards=shards)
+    return STAGE.run(run, config, shards=shards, previous=previous)

@@ -12,6 +12,7 @@ from tasks.gate import gate
 from tasks.ingest import ingest
 from tasks.pack import pack
 from tasks.pretrain import pretrain
+from tasks.previous import previous
 from tasks.register import register
 from tasks.report import report
 from tasks.rl import rl
@@ -34,14 +35,16 @@ def end_to_end(profile: str = "smoke", overrides: list[str] = []) -> str:  # noq
     run = plan.run
 
     corpus = ingest(run=run, config=plan.ingest, source=plan.source)
-    valid = validate_data(run=run, config=plan.validate_data, corpus=corpus)
+    before = previous(run=run, config=plan.validate_data, kind="validation", data=corpus)
+    valid = validate_data(run=run, config=plan.validate_data, corpus=corpus, previous=before)
     text = text_tokenizer(run=run, config=plan.text_tokenizer, corpus=corpus)
     vision = vision_tokenizer(run=run, config=plan.vision_tokenizer, corpus=corpus)
     audio = audio_tokenizer(run=run, config=plan.audio_tokenizer, corpus=corpus)
     for tokenizer in (text, vision, audio):
         valid >> tokenizer  # type: ignore[operator]  # a promise of Flyte
     shards = pack(run=run, config=plan.pack, corpus=corpus, text=text, vision=vision, audio=audio)
-    valid_shards = validate_shards(run=run, config=plan.validate_shards, shards=shards)
+    before_shards = previous(run=run, config=plan.validate_shards, kind="validation-shards", data=shards)
+    valid_shards = validate_shards(run=run, config=plan.validate_shards, shards=shards, previous=before_shards)
 
     checkpoint = pretrain(run=run, config=plan.pretrain, shards=shards)
     valid_shards >> checkpoint  # type: ignore[operator]  # a promise of Flyte

@@ -1,8 +1,9 @@
 """Settings of ingest, validation, tokenizers and packing."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from accordion.config.base import Settings
 
@@ -73,6 +74,27 @@ class IngestConfig(Settings):
         return self
 
 
+class DriftConfig(Settings):
+    """How far a version of the data may be from the one before; beyond what chance alone gives."""
+
+    compare: bool = Field(True, description="false: look for no previous version")
+    rows: float = Field(2.0, gt=1, description="most that a count may grow or shrink, as a factor")
+    mix: float = Field(0.05, ge=0, le=1, description="Jensen-Shannon divergence of languages, sources, tokens, in bits")
+    stability: float = Field(0.25, ge=0, description="population stability index where there are few categories")
+    lengths: float = Field(0.15, ge=0, le=1, description="Kolmogorov-Smirnov distance of a length distribution")
+    accept: tuple[str, ...] = Field(
+        (), description="beginnings (8 or more hex digits) of the digests of versions whose drift is meant"
+    )
+
+    @field_validator("accept")
+    @classmethod
+    def _digests(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if not re.fullmatch(r"[0-9a-f]{8,64}", value):
+                raise ValueError(f"{value!r} is no beginning of a digest: 8 to 64 of the digits 0-9 and a-f, in quotes")
+        return values
+
+
 class ValidateConfig(Settings):
     """Bounds of the raw-data expectations."""
 
@@ -82,8 +104,28 @@ class ValidateConfig(Settings):
     text_languages: tuple[str, ...] = ("en", "de", "fr", "es", "it", "ru", "ja", "zh")
     audio_languages: tuple[str, ...] = ("en", "es", "fr", "it", "ru")
     other_languages: bool = Field(False, description="whether there may be more languages than these")
+    language_share: tuple[float, float] = Field(
+        (0.02, 0.6), description="of each language among its modality's records"
+    )
+    language_agreement: float = Field(
+        0.8, ge=0, le=1, description="least share of a language's texts that ingest did not identify as another"
+    )
     text_characters: tuple[int, int] = (1, 100_000)
+    text_median: tuple[float, float] = Field((5, 20_000), description="characters of the middle text")
     audio_seconds: tuple[float, float] = (0.1, 60.0)
+    audio_median: tuple[float, float] = Field((0.2, 30.0), description="seconds of the middle clip")
+    audio_level: float = Field(-55.0, lt=0, description="lowest level of a clip, dB under full scale (RMS)")
+    silent_level: float = Field(-50.0, lt=0, description="20 ms under this level are silent, dB under full scale")
+    silent_share: float = Field(0.8, ge=0, le=1, description="highest share of a clip that is silent")
+    clipped_share: float = Field(0.05, ge=0, le=1, description="highest share of a clip's samples at full scale")
+    picture_contrast: float = Field(4.0, ge=0, description="least standard deviation of pixel values (0 to 255)")
+    flat_share: float = Field(0.97, ge=0, le=1, description="highest share of a picture that is one colour")
+    blank_frames: float = Field(0.5, ge=0, le=1, description="highest share of a clip's frames under picture_contrast")
+    query_characters: tuple[int, int] = (1, 1_000)
+    quarantined_share: float = Field(0.05, ge=0, le=1, description="highest share of records that could not be read")
+    copies_share: float = Field(0.3, ge=0, le=1, description="highest share of exact copies that ingest removed")
+    near_copies_share: float = Field(0.5, ge=0, le=1, description="highest share of near copies that ingest removed")
+    drift: DriftConfig = DriftConfig()
 
 
 class TextTokenizerConfig(Settings):
@@ -195,3 +237,9 @@ class ValidateShardsConfig(Settings):
         default_factory=lambda: {"text": 10_000, "image": 1_000, "video": 1_000, "audio": 1_000}
     )
     padding_share: float = Field(0.2, ge=0, le=1, description="highest share of padding positions")
+    modality_share: tuple[float, float] = Field((0.001, 0.95), description="of each modality in the filled positions")
+    base_share: float = Field(0.7, ge=0, le=1, description="highest share of text tokens that are bytes or characters")
+    text_entropy: float = Field(4.0, ge=0, description="least entropy of the text tokens, bits")
+    code_entropy: float = Field(0.1, ge=0, le=1, description="least entropy of each audio level, of log2(codebook)")
+    bit_balance: float = Field(0.02, ge=0, le=0.5, description="least share of ones, and of zeros, in each vision bit")
+    drift: DriftConfig = DriftConfig()

@@ -22,6 +22,8 @@ _SECTIONS = {
     "gate": ("gate",),
     "rollout": ("rollout",),
     "ingest": ("data",),
+    "validate_data": ("quality",),
+    "validate_shards": ("quality",),
 }
 _MOST_ROWS = 80
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from accordion.report import sections_data as corpus
 from accordion.report import sections_model as model
 from accordion.report import sections_release as release
 from accordion.report.run import RunFigures
@@ -16,7 +17,8 @@ BUILDERS: dict[str, Callable[[RunFigures, Summary], Section]] = {
     "family": model.elastic,
     "routing": model.routing,
     "posttrain": model.reinforcement,
-    "data": model.data,
+    "data": corpus.data,
+    "quality": corpus.quality,
     "tokenizers": model.tokenizers,
     "times": release.times,
 }

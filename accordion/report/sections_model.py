@@ -1,4 +1,4 @@
-"""The sections on data, tokenizers, pre-training, the elastic family, routing and post-training."""
+"""The sections on tokenizers, pre-training, the elastic family, routing and post-training."""
 
 from accordion.report import plots, samples
 from accordion.report.budgets import vision_tables
@@ -7,36 +7,6 @@ from accordion.report.run import RunFigures, read_curves
 from accordion.report.section import Drawing, Section, Table, absent
 from accordion.report.summary import MODALITIES, Modality, Pretrain, Summary
 from accordion.report.words import count, flat, listing, number, power
-
-
-def data(run: RunFigures, summary: Summary) -> Section:
-    folder = run.folders.get("ingest")
-    if folder is None or not folder.is_dir():
-        return absent("data", "Data", "The corpus of this run is no longer in the store.")
-    overview = samples.overview(folder)
-    table = Table(
-        caption="What the corpus holds",
-        header=("part", "train", "validation", "amount", "languages", "sources", "licences"),
-        rows=overview.rows,
-        words=("part", "amount", "languages", "sources", "licences"),
-        folded=False,
-    )
-    refused = (
-        f" Records that could not be read and were set aside in quarantine.jsonl: {overview.refused:,}."
-        if overview.refused
-        else " Every record could be read."
-    )
-    checks = [_validation(run, stage) for stage in ("validate_data", "validate_shards") if stage in run.metrics]
-    return Section(
-        anchor="data", title="Data", finding=overview.sentence + refused, tables=[table], notes=[c for c in checks if c]
-    )
-
-
-def _validation(run: RunFigures, stage: str) -> str:
-    what = "the raw data" if stage == "validate_data" else "the packed shards"
-    figures = run.metrics[stage]
-    met, total = figures.get("successful"), figures.get("expectations")
-    return f"Great Expectations on {what}: {met} of {total} expectations met." if total else ""
 
 
 def tokenizers(run: RunFigures, summary: Summary) -> Section:

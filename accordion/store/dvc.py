@@ -5,12 +5,15 @@ neither DVC nor git ever touches the checkout. Every download is hashed (`verify
 trusts what a remote gives it.
 """
 
+import configparser
+import hashlib
+import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from accordion.store.artifacts import Artifact, Store
 
 REMOTE = "accordion"
 IGNORED = "/.staging\n/.quarantine\n"
+OBJECTS_NAMED = 5
+BLOCK = 1 << 20  # bytes hashed at once
 IDENTITY = {"NAME": "accordion", "EMAIL": "accordion@localhost"}
 
 
@@ -34,6 +39,25 @@ class Version:
     files: int
 
 
+@dataclass(frozen=True)
+class Record:
+    """One line of the history: that an artifact was made, or that a run used it.
+
+    Attributes:
+        at: ISO time.
+        artifact: `kind:digest`.
+        message: who made or used it, for example `ingest of run 20261122-010203-ab12`.
+        profile: of that run; empty in records that tell none.
+        parents: what it was made from; empty in records of its use.
+    """
+
+    at: str
+    artifact: str
+    message: str
+    profile: str = ""
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+
 class Versions:
     """The DVC repository around a store; made on first use, opened once."""
 
@@ -43,8 +67,12 @@ class Versions:
         self.remote = remote
         self._opened: Any = None
 
-    def add(self, artifact: Artifact, message: str) -> Version:
+    def add(self, artifact: Artifact, message: str, *, profile: str = "") -> Version:
         """Record `artifact` in the history and copy it to the remote; one already recorded is only made sure of.
+
+        Args:
+            message: who made it.
+            profile: of the run that made it, by which `before` finds it.
 
         Raises:
             ServiceError: the remote or the repository refused; the text names the remedy.
@@ -57,8 +85,54 @@ class Versions:
         pointer = self._pointer(artifact).relative_to(self.store.root).as_posix()
         self._git("add", "--", pointer, f"{artifact.kind}/.gitignore", ".dvc", ".dvcignore", ".gitignore")
         if self._git("status", "--porcelain", "--untracked-files=no"):
-            self._git("commit", "--quiet", "--message", f"{message}\n\n{artifact}")
+            parents = "".join(f"\n{name} = {parent}" for name, parent in self.store.manifest(artifact).parents.items())
+            self._git("commit", "--quiet", "--message", f"{message}\n\n{artifact}\nprofile = {profile}{parents}")
         return self.version(artifact)
+
+    def mark(self, artifacts: Iterable[Artifact], message: str, *, profile: str = "") -> None:
+        """Record that a run used these artifacts, also those it found in the cache."""
+        if not (self.store.root / ".git").is_dir():
+            self._repo()
+        names = "\n".join(str(artifact) for artifact in artifacts)
+        self._git("commit", "--quiet", "--allow-empty", "--message", f"{message}\n\n{names}\nprofile = {profile}")
+
+    def before(self, data: Artifact, kind: str, profile: str) -> Artifact | None:
+        """The newest artifact of `kind` that runs of `profile` made from another artifact of data's kind.
+
+        A run on unchanged data finds the same one again, however often it runs: what was made from the data itself
+        is passed over.
+        """
+        history = self.history()
+        parents = {record.artifact: record.parents for record in history if record.parents}
+        for record in reversed(history):
+            if record.profile == profile and record.artifact.startswith(f"{kind}:"):
+                made_from = parents.get(record.artifact, {}).get(data.kind)
+                if made_from is not None and made_from != str(data):
+                    return Artifact.parse(record.artifact)
+        return None
+
+    @classmethod
+    def around(cls, store: Store, default: str) -> "Versions":
+        """The repository of a store with the remote it was last used with, or `default` when there is none yet."""
+        settings = configparser.ConfigParser()
+        settings.read(store.root / ".dvc" / "config")
+        return cls(store, settings.get(f"'remote \"{REMOTE}\"'", "url", fallback=default))
+
+    def open(self, artifact: Artifact, say: Callable[[str], None]) -> Path:
+        """The verified folder of `artifact`; one that is missing or damaged is brought back, and `say` is told.
+
+        Raises:
+            ArtifactError: it is not in the store and cannot be brought back whole.
+        """
+        name = f"{artifact.kind} {artifact.digest[:16]}"
+        if self.store.path(artifact).is_dir():
+            try:
+                return self.store.open(artifact)
+            except ArtifactError as error:
+                say(f"{error}\nmoved to {self.store.quarantine(artifact)}; restoring it with DVC")
+        else:
+            say(f"{name} is not in the store; restoring it with DVC")
+        return self.restore(artifact)
 
     def restore(self, artifact: Artifact) -> Path:
         """Bring a missing artifact back from DVC's cache or remote; its manifest is verified as everywhere.
@@ -77,26 +151,83 @@ class Versions:
                 "run its stage again (a new ACCORDION_HOME forgets cached results, as does removing its flyte/cache)"
             )
         self.close()  # an open repository remembers which cache files it has seen
-        what = f"restoring {artifact.kind} {artifact.digest[:16]} from {self.remote}"
-        with self._errors(what, hint="the copy there is missing or altered; run its stage again", kind=ArtifactError):
-            self._repo().pull([str(self.store.path(artifact))])
-        return self.store.open(artifact)
+        self._drop_damaged_cache(artifact)
+        try:
+            with self._errors(f"restoring {artifact.kind} {artifact.digest[:16]}", kind=ArtifactError):
+                self._repo().pull([str(self.store.path(artifact))])
+        except ArtifactError as error:
+            damaged = self.damaged(artifact)
+            if not damaged:
+                raise
+            raise ArtifactError(
+                f"restoring {artifact.kind} {artifact.digest[:16]} from {self.remote}: {'; '.join(damaged)}; "
+                "nothing was restored. Put the object back from a copy of the remote, or run the stage again"
+            ) from error
+        try:
+            return self.store.open(artifact)
+        except ArtifactError:
+            self.store.quarantine(artifact)
+            raise
+
+    def damaged(self, artifact: Artifact) -> list[str]:
+        """What is wrong with the objects of `artifact` in the remote, each by its path there; at most five."""
+        remote = self._repo().cloud.get_remote_odb(REMOTE, "status")
+        found = []
+        for oid, name in self._objects(artifact):
+            state = _state(remote, oid)
+            if state:
+                found.append(f"object {remote.oid_to_path(oid)} ({name}) {state}")
+        return [*found[:OBJECTS_NAMED], *([f"{len(found) - OBJECTS_NAMED} more"] if found[OBJECTS_NAMED:] else [])]
+
+    def _drop_damaged_cache(self, artifact: Artifact) -> None:
+        """Remove cache objects that are not what their name says: DVC would trust them (they are read-only)."""
+        cache = self._repo().cache.local
+        for oid, _ in self._objects(artifact):
+            if _state(cache, oid) == "was altered":
+                cache.fs.remove(cache.oid_to_path(oid))
+        self.close()
+
+    def _objects(self, artifact: Artifact) -> Iterator[tuple[str, str]]:
+        """(DVC's hash, name) of the list of files and of each file, as far as a whole list can be had."""
+        listing = self.version(artifact).hash
+        yield listing, "the list of its files"
+        repo = self._repo()
+        for odb in (repo.cache.local, repo.cloud.get_remote_odb(REMOTE, "status")):
+            if _state(odb, listing) is None:
+                with odb.fs.open(odb.oid_to_path(listing), "rb") as file:
+                    yield from ((entry["md5"], entry["relpath"]) for entry in json.load(file))
+                return
 
     def version(self, artifact: Artifact) -> Version:
-        """DVC's record of one artifact."""
+        """DVC's record of one artifact.
+
+        Raises:
+            ArtifactError: it has none.
+        """
         pointer = self._pointer(artifact)
-        if not pointer.is_file():
+        name = pointer.relative_to(self.store.root).as_posix()
+        if pointer.is_file():
+            text = pointer.read_text()
+        elif (self.store.root / ".git").is_dir() and self._git("ls-tree", "HEAD", "--", name):
+            text = self._git("show", f"HEAD:{name}")
+        else:
             raise ArtifactError(f"{artifact.kind} {artifact.digest[:16]}: not versioned by DVC")
-        out = yaml.safe_load(pointer.read_text())["outs"][0]
+        out = yaml.safe_load(text)["outs"][0]
         return Version(str(artifact), out["md5"], out["size"], out["nfiles"])
 
-    def list(self) -> list[tuple[str, str, str]]:
-        """(ISO time, `kind:digest`, message) of every recorded artifact, oldest first."""
+    def history(self) -> list[Record]:
+        """What was made and used, oldest first."""
         if not (self.store.root / ".git").is_dir():
             return []
-        text = self._git("log", "--reverse", "--format=%aI%x09%b%x09%s")
-        rows = [line.split("\t") for line in text.replace("\n\t", "\t").splitlines() if line.count("\t") == 2]
-        return [(at, artifact, message) for at, artifact, message in rows]
+        text = self._git("log", "--reverse", "--format=%x1e%aI%x1f%s%x1f%b")
+        found = []
+        for entry in filter(None, text.split("\x1e")):
+            at, message, body = entry.split("\x1f")
+            lines = [line for line in body.splitlines() if line]
+            facts = {key.strip(): value.strip() for key, sign, value in (line.partition("=") for line in lines) if sign}
+            profile = facts.pop("profile", "")
+            found += [Record(at, line, message, profile, facts) for line in lines if "=" not in line]
+        return found
 
     def close(self) -> None:
         """Let go of the repository."""
@@ -147,11 +278,24 @@ class Versions:
     def _errors(self, doing: str, hint: str = "", kind: type[Exception] = ServiceError) -> Iterator[None]:
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
+        from dvc_objects.errors import ObjectFormatError
 
         try:
             yield
         except LockError as error:
             raise ServiceError(f"{doing}: another process uses {self.store.root}; try again when it ended") from error
-        except DvcException as error:
+        except (DvcException, ObjectFormatError) as error:
             remedy = hint or f"check that {self.remote} can be written"
             raise kind(f"{doing}: DVC refused ({str(error).splitlines()[0]}); {remedy}") from error
+
+
+def _state(odb: Any, oid: str) -> str | None:
+    """None for an object that is what its name (its MD5) says, else `is missing` or `was altered`."""
+    path = odb.oid_to_path(oid)
+    if not odb.fs.exists(path):
+        return "is missing"
+    digest = hashlib.md5(usedforsecurity=False)
+    with odb.fs.open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return None if digest.hexdigest() == oid.removesuffix(".dir") else "was altered"

@@ -92,6 +92,14 @@ class Manifest:
             )
 
 
+def identity(folder: Path) -> str:
+    """`kind:digest` of the artifact in `folder`, or an empty text for a folder without a manifest."""
+    if not (folder / MANIFEST).is_file():
+        return ""
+    manifest = Manifest.read(folder)
+    return f"{manifest.kind}:{manifest.digest}"
+
+
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Path -> SHA-256 and size of every file under `folder`, for a new manifest."""
     return {

@@ -110,7 +110,11 @@ def test_a_failing_stage_publishes_nothing_and_keeps_what_it_wrote(run: Run) -> 
         go(run, count=CountConfig(to=9, most=3))
     (kept,) = (run.history.parent.parent / "failures").iterdir()
     assert str(kept) in str(caught.value) and (kept / "numbers.txt").read_text().startswith("0\n1")
-    assert list(store().list()) == [] and executed(run) == set()
+    assert executed(run) == set()
+    (refused,) = store().list()  # what was refused is kept, under a kind that nothing takes for the real one
+    assert refused.kind == "numbers-refused" and f"{refused.kind}:{refused.digest[:16]}" in str(caught.value)
+    assert versions(run.settings).version(refused).files == 2
+    assert (store().open(refused) / "numbers.txt").read_text().startswith("0\n1")
     mlflow = client(run.tracking_uri)
     assert mlflow.get_run(run.parent).info.status == "FAILED"
 

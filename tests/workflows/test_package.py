@@ -12,7 +12,7 @@ from flyteidl.admin.workflow_pb2 import WorkflowSpec
 
 from accordion.home import REPOSITORY
 
-UNCACHED = {"configure", "report", "existing"}
+UNCACHED = {"configure", "report", "existing", "previous"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_holds_every_workflow_and_launch_plan(package: Path) -> None:
 def test_tasks_are_cached_by_code_and_not_by_run(package: Path) -> None:
     tasks = [TaskSpec.FromString(path.read_bytes()).template for path in package.glob("*_1.pb")]
     by_name = {task.id.name.rpartition(".")[2]: task for task in tasks}
-    assert len(by_name) == 22
+    assert len(by_name) == 23
     for name, task in by_name.items():
         assert task.metadata.discoverable == (name not in UNCACHED), name
         assert task.container.resources.requests, name

@@ -29,9 +29,13 @@ SECTIONS = "{% for section in sections %}{% set section_loop = loop %}{% include
 
 
 def write_page(
-    results: Sequence["ExpectationSuiteValidationResult"], path: Path, title: str, failures: Sequence[str]
+    results: Sequence["ExpectationSuiteValidationResult"],
+    path: Path,
+    title: str,
+    failures: Sequence[str],
+    notes: Sequence[str] = (),
 ) -> None:
-    """Render every suite's result below one heading, failures first; failed suites are unfolded."""
+    """Render every suite's result below one heading, failures and notes first; failed suites are unfolded."""
     from great_expectations.render.view import DefaultJinjaPageView
 
     template = DefaultJinjaPageView().env.from_string(SECTIONS)
@@ -50,9 +54,10 @@ def write_page(
         if not failures
         else f"<ol class='failures'>{''.join(f'<li>{html.escape(line)}</li>' for line in failures)}</ol>"
     )
+    remarks = f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in notes)}</ul>" if notes else ""
     path.write_text(
         f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{verdict}{''.join(parts)}</body></html>\n",
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{verdict}{remarks}{''.join(parts)}</body></html>\n",
         encoding="utf-8",
     )
 

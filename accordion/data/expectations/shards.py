@@ -12,22 +12,32 @@ import pandas as pd
 
 from accordion.config.data import ValidateShardsConfig
 from accordion.data.batch import AUDIO, IMAGE, PAD, TEXT, VIDEO
-from accordion.data.expectations.raw import between
+from accordion.data.expectations.codes import Codes
+from accordion.data.expectations.common import between
+from accordion.data.expectations.drift import measure
+from accordion.data.expectations.statistics import Lengths, Statistics, settings_key
 from accordion.data.expectations.suite import Suite, expect, validate
 from accordion.data.shards import open_split, read_meta
+from accordion.store.manifest import Manifest, identity
 
 MODALITIES = {"text": TEXT, "image": IMAGE, "video": VIDEO, "audio": AUDIO}
 ROWS_AT_ONCE = 256  # sequences in memory
 BROKEN = {
     "modality_unknown": "positions whose modality is not 0..4",
     "group_falls": "positions whose group is below the one before",
+    "group_skips": "positions whose group is more than one above the one before",
     "document_falls": "positions whose document is below the one before",
+    "document_skips": "positions whose document is more than one above the one before",
+    "document_without_target": "documents that nothing is learned from",
     "document_in_padding": "padding positions with a document, or others without",
     "padding_inside": "filled positions behind padding",
     "position_not_finite": "NaN or infinite coordinates",
+    "position_falls": "positions of a document whose time t is below that of the one before",
+    "position_unequal": "text and audio positions with t, h and w that are not the same",
     "token_outside": "input tokens outside 0..vocabulary-1",
     "target_token_outside": "text targets outside -1..vocabulary-1",
     "target_token_wrong": "text targets that are not the next token of the document",
+    "target_token_missing": "text positions before a text position of the document, without a target",
     "codes_outside": "audio codes outside 0..codebook-1 at audio positions, or not -1 elsewhere",
     "target_codes_outside": "audio targets outside -1..codebook",
     "target_codes_wrong": "audio targets that are neither the next frame's codes nor the end",
@@ -37,19 +47,63 @@ BROKEN = {
 }
 
 
-def validate_shards(config: ValidateShardsConfig, *, out: Path, shards: Path) -> dict[str, Any]:
-    """Check packed shards; write result.json and report.html.
+def validate_shards(
+    config: ValidateShardsConfig, *, out: Path, shards: Path, previous: Path | None = None
+) -> dict[str, Any]:
+    """Check packed shards; write result.json, report.html and statistics.json.
+
+    Args:
+        previous: what this stage made of the version before; its statistics.json is what drift is measured against.
 
     Raises:
         ValidationFailed: names each failing expectation and its sequences; they are in `out/failed_rows.jsonl`.
         ArtifactError: meta.json or a column is missing, or of another shape than meta.json states.
     """
     meta = read_meta(shards)
+    statistics = Statistics(identity(shards))
     suites = []
     for split in sorted(meta["splits"]):
-        sequences = _measure(shards, split, meta)
+        sequences, codes = _measure(shards, split, meta)
         suites += [_sequences(split, sequences, config), _modalities(split, sequences, meta, config)]
-    return validate(suites, out, "shards")
+        suites += codes.suites(split, config)
+        _add_statistics(statistics, split, sequences, codes, meta)
+    _add_dependencies(statistics, shards)
+    statistics.write(out)
+    drift = measure(statistics, previous, config.drift, "validate_shards.drift")
+    return {**validate([*suites, *drift.suites], out, "shards", drift.notes), "drift": drift.figures}
+
+
+def measure_shards(shards: Path) -> Statistics:
+    """Sequences, positions by modality, lengths, and how often each token and code occurs."""
+    meta = read_meta(shards)
+    statistics = Statistics(identity(shards))
+    for split in sorted(meta["splits"]):
+        _add_statistics(statistics, split, *_measure(shards, split, meta), meta)
+    _add_dependencies(statistics, shards)
+    return statistics
+
+
+def _add_statistics(
+    statistics: Statistics, split: str, table: pd.DataFrame, codes: Codes, meta: dict[str, Any]
+) -> None:
+    statistics.counts[f"{split} sequences"] = len(table)
+    statistics.mixes[f"{split} positions by modality"] = {name: int(table[name].sum()) for name in MODALITIES}
+    if documents := meta["splits"][split].get("documents"):
+        statistics.mixes[f"{split} documents by kind"] = documents
+    statistics.lengths[f"{split} sequences, filled positions"] = Lengths.of(table["filled"])
+    statistics.mixes.update({f"{split} {name}": mix for name, mix in codes.mixes().items()})
+
+
+def _add_dependencies(statistics: Statistics, shards: Path) -> None:
+    """Ids mean what their tokenizer made of them, shares what the settings of packing ask for."""
+    if not statistics.of:
+        return
+    manifest = Manifest.read(shards)
+    packing = settings_key(manifest.config)
+    tokenizers = {"text tokens": "text", "audio codes": "audio", "image bits": "vision", "video bits": "vision"}
+    for name in (*statistics.counts, *statistics.mixes, *statistics.lengths):
+        parent = next((parent for part, parent in tokenizers.items() if part in name), "")
+        statistics.rests_on[name] = manifest.parents.get(parent, "") if parent else f"packing settings {packing}"
 
 
 def _sequences(split: str, table: pd.DataFrame, config: ValidateShardsConfig) -> Suite:
@@ -71,41 +125,66 @@ def _modalities(split: str, table: pd.DataFrame, meta: dict[str, Any], config: V
     rows = pd.DataFrame(
         [
             {"id": name, "positions": count, "above_minimum": count - needed[name],
-             "not_as_in_meta": abs(count - written.get(name, 0))}
+             "not_as_in_meta": abs(count - written.get(name, 0)),
+             "share": count / max(1, sum(counted.values()))}
             for name, count in counted.items()
         ]
     )  # fmt: skip
-    return Suite(f"{split} positions", rows, [between("above_minimum", 0), between("not_as_in_meta", 0, 0)])
+    return Suite(f"{split} positions", rows, [
+        between("above_minimum", 0), between("not_as_in_meta", 0, 0), between("share", *config.modality_share),
+    ])  # fmt: skip
 
 
-def _measure(shards: Path, split: str, meta: dict[str, Any]) -> pd.DataFrame:
-    """One row a sequence: id, filled, padding_share, positions of each modality, and the counts of BROKEN."""
+def _measure(shards: Path, split: str, meta: dict[str, Any]) -> tuple[pd.DataFrame, Codes]:
+    """One row a sequence (id, filled, padding_share, positions of each modality, counts of BROKEN); code counts."""
+    codes = Codes(meta)
     columns = open_split(shards, split)
     tables = []
     for start in range(0, len(columns["modality"]), ROWS_AT_ONCE):
         part = {name: np.asarray(column[start : start + ROWS_AT_ONCE]) for name, column in columns.items()}
         counts = _counts(part) | _text_checks(part, meta) | _audio_checks(part, meta) | _vision_checks(part, meta)
+        codes.add(part)
         table = pd.DataFrame(counts)
         table.insert(0, "id", [f"{split}/{start + row}" for row in range(len(table))])
         tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True), codes
 
 
 def _counts(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     modality, document, group = part["modality"], part["document"], part["group"]  # each (rows, S)
-    filled = modality != PAD
+    filled, position = modality != PAD, part["position"]  # (rows, S, 3): t, h, w
     both = filled[:, 1:] & filled[:, :-1]
+    same = both & (np.diff(document, axis=1) == 0)
+    flat = np.isin(modality, (TEXT, AUDIO))
     return {
         "filled": filled.sum(1),
         "padding_share": 1 - filled.mean(1),
         **{name: (modality == value).sum(1) for name, value in MODALITIES.items()},
         "modality_unknown": (modality > AUDIO).sum(1),
         "group_falls": (both & (np.diff(group, axis=1) < 0)).sum(1),
+        "group_skips": (both & (np.diff(group, axis=1) > 1)).sum(1),
         "document_falls": (both & (np.diff(document, axis=1) < 0)).sum(1),
+        "document_skips": (both & (np.diff(document, axis=1) > 1)).sum(1),
+        "document_without_target": _without_target(part),
         "document_in_padding": (filled != (document >= 0)).sum(1),
         "padding_inside": (filled[:, 1:] & ~filled[:, :-1]).sum(1),
-        "position_not_finite": (~np.isfinite(part["position"])).sum((1, 2)),
+        "position_not_finite": (~np.isfinite(position)).sum((1, 2)),
+        "position_falls": (same & (np.diff(position[..., 0], axis=1) < 0)).sum(1),
+        "position_unequal": (flat & (position != position[..., :1]).any(2)).sum(1),
     }
+
+
+def _without_target(part: dict[str, np.ndarray]) -> np.ndarray:
+    """(rows,) documents without any target: every position of theirs is masked out of the loss."""
+    document = part["document"]
+    learned = part["target_token"] >= 0
+    for name in ("target_bits", "target_codes"):
+        learned |= (part[name] >= 0).any(2)
+    rows, width = len(document), int(document.max(initial=-1)) + 2
+    key = np.arange(rows)[:, None] * width + document + 1  # one number for each document of each sequence
+    present = np.bincount(key.reshape(-1), minlength=rows * width).reshape(rows, width)[:, 1:] > 0
+    targets = np.bincount(key[learned], minlength=rows * width).reshape(rows, width)[:, 1:]
+    return (present & (targets == 0)).sum(1)
 
 
 def _next(part: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,10 +203,12 @@ def _text_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[str,
     next_token = np.zeros_like(token)
     next_token[:, :-1] = token[:, 1:]
     right = (following == TEXT) & (next_token == target)
+    owed = (part["modality"] == TEXT) & (following == TEXT)
     return {
         "token_outside": ((token < 0) | (token >= vocabulary)).sum(1),
         "target_token_outside": ((target < -1) | (target >= vocabulary)).sum(1),
         "target_token_wrong": ((target >= 0) & ~right).sum(1),
+        "target_token_missing": (owed & (target < 0)).sum(1),
     }
 
 

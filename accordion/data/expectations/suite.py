@@ -7,7 +7,7 @@ Everything happens in memory: an ephemeral context, pandas, no telemetry, no net
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from great_expectations.datasource.fluent import PandasDatasource
 
 ROWS_NAMED = 5  # ids quoted in the error
+FAILED_ROWS = "failed_rows.jsonl"
 ROWS_KEPT = 1000  # failing rows of an expectation written to failed_rows.jsonl
 
 
@@ -33,10 +34,16 @@ class Expect:
 
     name: str
     arguments: Mapping[str, Any]
+    note: str = ""
+    warning: bool = False
 
     @property
     def type(self) -> str:
         return f"expect_{self.name}"
+
+    def noted(self, note: str, *, warning: bool = False) -> "Expect":
+        """The same with a note that a failure shows; as a warning it is reported and does not stop the run."""
+        return replace(self, note=note, warning=warning)
 
 
 def expect(name: str, **arguments: Any) -> Expect:
@@ -66,24 +73,30 @@ class Outcome:
     observed: Any
     arguments: dict[str, Any]
     error: str | None
+    warning: bool = False
+    note: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def explain(self) -> str:
         """One line: suite, expectation, column, how many rows, the first ids."""
         head = f"{self.suite}: {self.type}({self.column or 'table'}{_bounds(self.arguments)})"
+        note = f" ({self.note})" if self.note else ""
         if self.error:
             return f"{head}: {self.error}"
         if self.rows:
             first = ", ".join(str(row["id"]) for row in self.rows[:ROWS_NAMED])
-            return f"{head}: {self.failed} of {self.checked} rows; first: {first}"
-        return f"{head}: observed {self.observed}"
+            return f"{head}: {self.failed} of {self.checked} rows; first: {first}{note}"
+        return f"{head}: observed {self.observed}{note}"
 
 
-def validate(suites: Iterable[Suite], out: Path, title: str) -> dict[str, Any]:
+def validate(suites: Iterable[Suite], out: Path, title: str, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Check every suite; write result.json and report.html into `out`.
 
+    Args:
+        notes: what a reader must know besides, for example why something was not measured.
+
     Returns:
-        suites (name -> rows, expectations, failed), expectations, failed.
+        suites (name -> rows, expectations, failed, warned), expectations, failed, warned, notes.
 
     Raises:
         ValidationFailed: one line for each failing expectation, with column, count and first rows; all
@@ -100,34 +113,40 @@ def validate(suites: Iterable[Suite], out: Path, title: str) -> dict[str, Any]:
         results.append(result)
         outcomes += [_outcome(suite, each) for each in result.results]
         sizes[suite.name] = len(suite.table)
-    failed = [outcome for outcome in outcomes if not outcome.success]
+    missed = [outcome for outcome in outcomes if not outcome.success]
+    failed = [outcome for outcome in missed if not outcome.warning]
+    warned = [outcome for outcome in missed if outcome.warning]
     document = {
         "success": not failed,
         "expectations": [{**vars(outcome), "rows": outcome.rows[:ROWS_NAMED]} for outcome in outcomes],
         "rows": sizes,
+        "notes": list(notes),
     }
     (out / "result.json").write_text(json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
-    write_page(results, out / "report.html", title, [outcome.explain() for outcome in failed])
+    remarks = [*notes, *(f"warning: {outcome.explain()}" for outcome in warned)]
+    write_page(results, out / "report.html", title, [outcome.explain() for outcome in failed], remarks)
     if failed:
-        _write_failed_rows(failed, out / "failed_rows.jsonl")
+        _write_failed_rows(failed, out / FAILED_ROWS)
         lines = "\n".join(f"  {outcome.explain()}" for outcome in failed)
         raise ValidationFailed(
             f"{title}: {len(failed)} of {len(outcomes)} expectations failed\n{lines}\n"
-            f"all failing rows: {out / 'failed_rows.jsonl'}; mend or remove them at their source, or, if they "
+            f"all failing rows are in {FAILED_ROWS}; mend or remove them at their source, or, if they "
             "are right, change the bounds in the profile (validate_data, validate_shards)"
         )
     return {
         "suites": {
-            name: {
-                "rows": rows,
-                "expectations": sum(outcome.suite == name for outcome in outcomes),
-                "failed": 0,
-            }
-            for name, rows in sizes.items()
+            name: _sums([each for each in outcomes if each.suite == name], rows) for name, rows in sizes.items()
         },
         "expectations": len(outcomes),
         "failed": 0,
+        "warned": len(warned),
+        "notes": list(notes),
     }
+
+
+def _sums(outcomes: Sequence[Outcome], rows: int) -> dict[str, int]:
+    warned = sum(not outcome.success for outcome in outcomes)
+    return {"rows": rows, "expectations": len(outcomes), "failed": 0, "warned": warned}
 
 
 def _context() -> "EphemeralDataContext":
@@ -146,11 +165,17 @@ def _context() -> "EphemeralDataContext":
 def _run(suite: Suite, source: "PandasDatasource") -> "ExpectationSuiteValidationResult":
     from great_expectations import ExpectationSuite
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     asset = source.add_dataframe_asset(suite.name)
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": suite.table})
     expectations = [
-        ExpectationConfiguration(type=each.type, kwargs=dict(each.arguments)).to_domain_obj()
+        ExpectationConfiguration(
+            type=each.type,
+            kwargs=dict(each.arguments),
+            severity=FailureSeverity.WARNING if each.warning else FailureSeverity.CRITICAL,
+            meta={"note": each.note},
+        ).to_domain_obj()
         for each in suite.expectations
     ]
     return batch.validate(
@@ -172,11 +197,12 @@ def _outcome(suite: Suite, result: "ExpectationValidationResult") -> Outcome:
     document: dict[str, Any] = dict(result.to_json_dict())
     arguments = {key: value for key, value in document["expectation_config"]["kwargs"].items() if key != "batch_id"}
     details = document["result"]
+    settings = document["expectation_config"]
     columns = arguments.pop("column", None) or ", ".join(arguments.pop("column_list", []))
     pairs = [arguments.pop(key) for key in ("column_A", "column_B") if key in arguments]
     return Outcome(
         suite=suite.name,
-        type=document["expectation_config"]["type"],
+        type=settings["type"],
         column=columns or ", ".join(pairs),
         success=bool(document["success"]),
         checked=details.get("element_count"),
@@ -184,6 +210,8 @@ def _outcome(suite: Suite, result: "ExpectationValidationResult") -> Outcome:
         observed=details.get("observed_value"),
         arguments=arguments,
         error=_exception(document.get("exception_info") or {}),
+        warning=settings.get("severity") == "warning",
+        note=(settings.get("meta") or {}).get("note", ""),
         rows=details.get("unexpected_index_list") or [],
     )
 
@@ -204,6 +232,7 @@ def _bounds(arguments: Mapping[str, Any]) -> str:
 def _write_failed_rows(failed: Iterable[Outcome], path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for outcome in failed:
-            for row in outcome.rows[:ROWS_KEPT] or [{"observed": outcome.observed, "error": outcome.error}]:
+            whole = {"observed": outcome.observed, "note": outcome.note, "error": outcome.error}
+            for row in outcome.rows[:ROWS_KEPT] or [whole]:
                 record = {"suite": outcome.suite, "expectation": outcome.type, "column": outcome.column, **row}
                 file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")

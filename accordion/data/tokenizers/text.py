@@ -229,6 +229,10 @@ class TextTokenizer:
         """Write `tokenizer.json` (the Hugging Face layout) into `folder`."""
         self._tokenizer.save(str(Path(folder) / FILE))
 
+    def tokens(self) -> list[bytes]:
+        """Id -> the UTF-16BE bytes it stands for; empty for control tokens."""
+        return list(self._bytes)
+
     def encode(self, text: str, *, dropout: Dropout | None = None) -> list[int]:
         """The ids of `text`, without control tokens. With `dropout` the segmentation is sampled (training only)."""
         if not isinstance(text, str):

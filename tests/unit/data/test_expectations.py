@@ -12,60 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from accordion.config.data import ValidateConfig, ValidateShardsConfig
+from accordion.config.data import ValidateShardsConfig
 from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT
 from accordion.data.expectations.raw import validate_data
 from accordion.data.expectations.shards import validate_shards
 from accordion.data.expectations.suite import Suite, expect, validate
 from accordion.errors import AccordionError, DataError, ValidationFailed
-
-CONFIG = ValidateConfig(
-    minimum_rows={"text": 4, "images": 4, "audio": 4, "video": 4},
-    text_languages=("en", "de"),
-    audio_languages=("en", "es"),
-)
-RIGHTS = {"source": "here", "licence": "CC0-1.0"}
-SPLITS = ["train", "train", "train", "val"]
-
-
-def png(value: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), (value, 10, 20)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def tables() -> dict[str, pd.DataFrame]:
-    """A small good corpus; tests damage single cells."""
-    text, images, audio, video = [], [], [], []
-    for n, split in enumerate(SPLITS):
-        for language in ("en", "de"):
-            text.append({"id": f"page{n}/{language}", "text": f"text {n} {language}", "language": language, **RIGHTS,
-                         "split": split})  # fmt: skip
-        for language in ("en", "es"):
-            pcm = (np.sin(np.arange(4000) / (5 + n + len(audio))) * 9000).astype("<i2").tobytes()
-            audio.append({"id": f"key{n}/{language}", "pcm": pcm, "rate": 8000, "transcript": f"say {n}", **RIGHTS,
-                          "language": language, "key": f"key{n}", "split": split})  # fmt: skip
-        images.append({"id": f"image{n}", "png": png(n), "caption": "dot", "captions": '{"en": "dot"}', **RIGHTS,
-                       "split": split})  # fmt: skip
-        video.append({"id": f"clip{n}", "frames": bytes([n]) * (4 * 32 * 32 * 3), "n": 4, "height": 32, "width": 32,
-                      "caption": "", **RIGHTS, "split": split})  # fmt: skip
-    faq = [{"section": "a", "language": "en", "question": "why?", "answer": "because"}]
-    return {name: pd.DataFrame(rows) for name, rows in
-            {"text": text, "images": images, "audio": audio, "video": video, "faq": faq}.items()}  # fmt: skip
-
-
-def write_corpus(folder: Path, content: dict[str, pd.DataFrame]) -> Path:
-    folder.mkdir()
-    for name, table in content.items():
-        table.to_parquet(folder / f"{name}.parquet", index=False)
-    (folder / "dictionaries").mkdir()
-    (folder / "dictionaries/en-fr.tsv").write_text("dog\tchien\n")
-    domain = folder / "retrieval/manual"
-    (domain / "qrels").mkdir(parents=True)
-    (domain / "corpus.jsonl").write_text('{"_id": "d1", "title": "", "text": "a passage"}\n')
-    (domain / "queries.jsonl").write_text('{"_id": "q1", "text": "a question"}\n')
-    (domain / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
-    return folder
+from tests.small_corpus import CONFIG, clip, png, tables, write_corpus
 
 
 def check(tmp_path: Path, corpus: Path) -> tuple[dict, Path]:
@@ -105,16 +58,23 @@ def damage_text(t: dict[str, pd.DataFrame]) -> None:
 def damage_images(t: dict[str, pd.DataFrame]) -> None:
     t["images"].at[1, "png"] = png(1)[:60]
     t["images"].loc[2, "caption"] = None
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(buffer, "PNG")
+    t["images"].at[3, "png"] = buffer.getvalue()
 
 
 def damage_audio(t: dict[str, pd.DataFrame]) -> None:
     t["audio"].at[3, "pcm"] = bytes(1600)  # 0.1 s of silence
     t["audio"].at[4, "pcm"] = b"\x01\x02"
     t["audio"].loc[5, "rate"] = 16000
+    t["audio"].at[6, "pcm"] = b"\x00\x20" * 500 + bytes(7000)  # an eighth of it is heard
+    t["audio"].at[7, "pcm"] = np.full(4000, 32767, "<i2").tobytes()
 
 
 def damage_video(t: dict[str, pd.DataFrame]) -> None:
     t["video"].at[2, "frames"] = b"\x05" * 100
+    t["video"].at[1, "frames"] = clip(3, 1) + bytes(3 * 32 * 32 * 3)
+    t["video"].at[3, "frames"] = clip(5, 1) * 4
 
 
 @pytest.mark.parametrize(
@@ -129,13 +89,21 @@ def damage_video(t: dict[str, pd.DataFrame]) -> None:
         (damage_images, [
             r"images: expect_column_values_to_be_in_set\(decodes.*1 of 4 rows; first: image1",
             r"images: expect_column_values_to_not_be_null\(caption\): 1 of 4 rows; first: image2",
+            r"images: expect_column_values_to_be_between\(contrast.*first: image3",
+            r"images: expect_column_values_to_be_between\(flat.*first: image3",
         ]),
         (damage_audio, [
-            r"audio: expect_column_values_to_be_between\(peak.*first: key1/es",
+            r"audio: expect_column_values_to_be_between\(level.*first: key1/es",
+            r"audio: expect_column_values_to_be_between\(silent.*first: key1/es, key3/en",
+            r"audio: expect_column_values_to_be_between\(clipped.*first: key3/es",
             r"audio: expect_column_values_to_be_between\(seconds.*first: key2/en",
             r"audio: expect_column_values_to_be_in_set\(rate.*first: key2/es",
         ]),
-        (damage_video, [r"video: expect_column_values_to_be_between\(missing_bytes.*first: clip2"]),
+        (damage_video, [
+            r"video: expect_column_values_to_be_between\(missing_bytes.*first: clip2",
+            r"video: expect_column_values_to_be_between\(blank.*first: clip1",
+            r"video: expect_column_values_to_be_between\(frozen.*first: clip3",
+        ]),
     ],
     ids=["text", "images", "audio", "video"],
 )  # fmt: skip
@@ -163,15 +131,73 @@ def test_a_judgement_of_an_unknown_document_is_named(tmp_path: Path) -> None:
     assert re.search(r"manual judgements: .*query_exists.*first: test:q7:d1", str(caught.value))
 
 
-def test_too_few_rows_and_a_missing_column_or_table_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq1\td1\tgood\n", r"not_be_null\(grade\).*first: test:q1:d1"),
+        ("qrels/test.tsv", "query\tdocument\nq1\td1\n", r"test.tsv: its first line lacks corpus-id, query-id, score"),
+        ("qrels/test.tsv", None, r"qrels: no judgements"),
+        ("queries.jsonl", '{"_id": "q1", "text": "a"}\n{"_id": "q2", "text": "a"}\n',
+         r"(?s)(?=.*\(judgements[^\n]*first: q2)(?=.*be_unique\(text[^\n]*first: q1, q2)"),
+        ("corpus.jsonl", '{"_id": "d1", "title": "", "text": " "}\n', r"match_regex\(text.*first: d1"),
+        ("corpus.jsonl", '{"_id": "d1"\n', r"corpus.jsonl:1: not JSON"),
+    ],
+)  # fmt: skip
+def test_broken_collections_are_named(tmp_path: Path, name: str, content: str | None, named: str) -> None:
+    corpus = write_corpus(tmp_path / "corpus", tables())
+    path = corpus / "retrieval/manual" / name
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        check(tmp_path, corpus)
+    assert re.search(named, str(caught.value)), caught.value
+
+
+def test_a_language_that_is_missing_or_takes_over_is_named(tmp_path: Path) -> None:
     content = tables()
-    content["video"] = content["video"].iloc[1:]
-    content["audio"] = content["audio"].drop(columns="licence")
-    corpus = write_corpus(tmp_path / "corpus", content)
+    content["text"]["language"] = "en"
+    with pytest.raises(ValidationFailed, match=r"text languages: .*share.*2 of 2 rows; first: de, en"):
+        check(tmp_path, write_corpus(tmp_path / "corpus", content))
+
+
+def test_a_language_that_is_declared_and_not_spoken_is_named(tmp_path: Path) -> None:
+    content = tables()
+    content["text"]["identified"] = content["text"]["language"].replace("de", "en")
+    with pytest.raises(ValidationFailed, match=r"text languages: .*agreement.*1 of 2 rows; first: de"):
+        check(tmp_path, write_corpus(tmp_path / "corpus", content))
+
+
+def test_what_ingest_took_out_is_bounded(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", tables())
+    rows = {"text": {"train": 6, "val": 2}, "images": {"train": 3, "val": 1}}
+    figures = {"rows": rows, "duplicates": {"exact": {"text": 1, "images": 0}, "near": {"text": 92}}}
+    (corpus / "metrics.json").write_text(json.dumps(figures))
+    (corpus / "quarantine.jsonl").write_text("{}\n" * 3)
     with pytest.raises(ValidationFailed) as caught:
         check(tmp_path, corpus)
+    named = r"taken out by ingest: .*2 of 4 rows; first: unreadable records, near copies, text"
+    assert re.search(named, str(caught.value)), caught.value
+    (corpus / "metrics.json").write_text("[]")
+    with pytest.raises(DataError, match=r"metrics.json: not ingest's figures"):
+        check(tmp_path, corpus)
+
+
+def test_too_few_rows_are_named(tmp_path: Path) -> None:
+    content = tables()
+    content["video"] = content["video"].iloc[1:]
+    with pytest.raises(ValidationFailed) as caught:
+        check(tmp_path, write_corpus(tmp_path / "corpus", content))
     assert "video: expect_table_row_count_to_be_between(table, min_value=4): observed 3" in str(caught.value)
-    assert re.search(r"audio: expect_table_columns_to_match_set.*licence", str(caught.value))
+
+
+def test_another_schema_or_a_missing_table_is_named_before_anything_else(tmp_path: Path) -> None:
+    content = tables()
+    content["audio"] = content["audio"].drop(columns="pcm").assign(rate="8000")
+    corpus = write_corpus(tmp_path / "corpus", content)
+    with pytest.raises(ValidationFailed, match=r"schema: .*2 of \d+ rows; first: audio.pcm, audio.rate"):
+        check(tmp_path, corpus)
+    (corpus / "video.parquet").write_text("no table")
+    with pytest.raises(DataError, match=r"video.parquet: not readable"):
+        check(tmp_path, corpus)
     (corpus / "video.parquet").unlink()
     with pytest.raises(DataError, match=r"video.parquet: missing"):
         check(tmp_path, corpus)
@@ -187,7 +213,10 @@ def test_a_bound_that_cannot_be_computed_fails_instead_of_passing(tmp_path: Path
 # Shards: one text document and one image document in each of three sequences of 12 positions.
 META = {"sequence": 12, "text_vocabulary": 50, "bits": 3, "scales": [1, 2], "frames": 1, "audio_levels": 2,
         "audio_codebook": 8}  # fmt: skip
-LIMITS = ValidateShardsConfig(minimum_tokens={"text": 5, "image": 5, "audio": 2, "video": 0}, padding_share=0.2)
+LIMITS = ValidateShardsConfig(
+    minimum_tokens={"text": 5, "image": 5, "audio": 2, "video": 0}, padding_share=0.2, modality_share=(0, 1),
+    base_share=1, text_entropy=0, code_entropy=0, bit_balance=0,
+)  # fmt: skip
 
 
 def sequence() -> dict[str, np.ndarray]:
@@ -254,6 +283,12 @@ def put(name: str, where: tuple, value: object):
         (put("target_token", (0, 3), 5), "target_token_wrong", "train/0"),
         (put("group", (2, 5), 3), "group_falls", "train/2"),
         (put("document", (2, 11), 1), "document_in_padding", "train/2"),
+        (put("group", (2, slice(5, 11)), 9), "group_skips", "train/2"),
+        (put("document", (2, slice(9, 11)), 2), "document_skips", "train/2"),
+        (put("target_codes", (2, slice(9, 11)), -1), "document_without_target", "train/2"),
+        (put("position", (1, 2), 5), "position_falls", "train/1"),
+        (put("position", (1, 2, 1), 5), "position_unequal", "train/1"),
+        (put("target_token", (1, 1), -1), "target_token_missing", "train/1"),
         (put("codes", (0, 9, 1), 8), "codes_outside", "train/0"),
         (put("target_codes", (1, 9, 0), 5), "target_codes_wrong", "train/1"),
         (put("target_codes", (1, 10, 0), 9), "target_codes_outside", "train/1"),
@@ -281,6 +316,27 @@ def test_too_few_positions_and_too_much_padding_are_named(tmp_path: Path) -> Non
     assert re.search(r"train positions: .*not_as_in_meta.*first: text, image, audio", message)
     assert re.search(r"padding_share.*max_value=0.2\): observed 0.6", message)
     assert "0.694" in (tmp_path / "out/report.html").read_text()
+
+
+def test_codes_that_say_nothing_are_named(tmp_path: Path) -> None:
+    def dull(columns: dict[str, np.ndarray]) -> None:
+        columns["codes"][:, 9:11] = columns["target_codes"][:, 9] = 3
+        columns["target_bits"][:, 4:9, 0] = 1
+
+    out = tmp_path / "out"
+    out.mkdir()
+    bounds = {"code_entropy": 0.1, "bit_balance": 0.02, "text_entropy": 3.0, "base_share": 0.5}
+    strict = LIMITS.model_copy(update={**bounds, "modality_share": (0.01, 0.5)})
+    with pytest.raises(ValidationFailed) as caught:
+        validate_shards(strict, out=out, shards=write_shards(tmp_path / "shards", dull))
+    for pattern in (
+        r"train audio codes: .*entropy.*2 of 2 rows; first: level 1, level 2",
+        r"train vision bits: .*ones.*first: image bit 0",
+        r"train text tokens: .*entropy, min_value=3.0.*first: text",
+        r"train text tokens: .*base_share.*first: text",
+        r"train positions: .*share.*first: video",
+    ):
+        assert re.search(pattern, str(caught.value)), f"{pattern}\n{caught.value}"
 
 
 def test_missing_parts_of_shards_are_named(tmp_path: Path) -> None:

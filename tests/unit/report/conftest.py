@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from accordion.config.data import AudioTokenizerConfig, VisionTokenizerConfig
+from accordion.data.expectations.statistics import Lengths, Statistics
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.report.run import RunFigures
@@ -66,8 +67,23 @@ def metrics() -> dict[str, dict[str, Any]]:
         ("beats untrained", "evaluate.domains.libreoffice-help.encoder.ndcg10.mean", "at_least", 0.1, 0.291),
     ]
     return {
-        "ingest": {"text": 5210, "images": 600, "audio": 320, "video": 40, "quarantined": 2},
-        "validate_data": {"expectations": 42, "successful": 42},
+        "ingest": {
+            "duplicates": {"exact": {"text": 3}, "near": {"text": 12}}, "quarantined": 2,
+            "decontamination": {"removed": {"passages": 510}},
+            "language_check": {"text": {"es": {"checked": 270, "mismatch_share": 0.09, "found": {"en": 24}}}},
+        },
+        "validate_data": {
+            "expectations": 42, "failed": 0, "warned": 1, "notes": ["new: new in this version"],
+            "suites": {"text": {"rows": 24, "expectations": 41, "failed": 0, "warned": 0},
+                       "drift from 0a1b": {"rows": 1, "expectations": 1, "failed": 0, "warned": 1}},
+            "drift": {
+                "previous": "corpus:" + "0a1b" * 16, "accepted": True, "outside": 1,
+                "shifts": [{
+                    "figure": "text languages", "measure": "Jensen-Shannon", "value": 0.31, "low": 0, "high": 0.06,
+                    "within": False, "told": "ja 14.0% -> 2.0%",
+                }],
+            },
+        },
         "text_tokenizer": {"vocabulary": 2048, "characters_per_token": 3.41},
         "vision_tokenizer": {"loss": 0.02, "image": {"psnr": 19.4}, "video": {"psnr": 21.0}},
         "audio_tokenizer": {"val_si_sdr_db": 4.2, "codebook_use": [0.9, 0.8], "kbit_per_second": 0.3},
@@ -199,6 +215,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFigures:
         for i in range(9)
     ]  # fmt: skip
     (root / "policy" / "problems.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    (root / "validation").mkdir()
+    Statistics(
+        "", {"text rows": 24}, {"text languages": {"en": 6, "de": 18}, "audio languages": {"en": 24}},
+        {"text, characters": Lengths.of([45.0] * 20 + [120.0] * 4)},
+    ).write(root / "validation")  # fmt: skip
+    outcome = {"suite": "text", "type": "expect_column_values_to_be_unique", "column": "id", "arguments": {},
+               "success": True, "observed": None, "failed": 0, "checked": 24}  # fmt: skip
+    (root / "validation" / "result.json").write_text(json.dumps({"expectations": [outcome]}))
     (root / "vision").mkdir()
     torch.manual_seed(0)
     VisionTokenizer(VisionTokenizerConfig(channels=8)).save(root / "vision")
@@ -209,6 +233,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFigures:
         timings=timings(),
         folders={
             "ingest": root / "corpus",
+            "validate_data": root / "validation",
             "analyse": root / "analysis",
             "pretrain": root / "checkpoint",
             "rl": root / "policy",
