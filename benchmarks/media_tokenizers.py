@@ -9,6 +9,7 @@ import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from accordion.config.data import VisionTokenizerConfig
+from accordion.config.data import IngestConfig, SourceConfig, VisionTokenizerConfig
 from accordion.data.sources.base import Quarantine
-from accordion.data.sources.images import read_images
+from accordion.data.sources.images import image_rows
 from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.data.tokenizers.vision_training import read_png
 from accordion.home import REPOSITORY
@@ -43,8 +44,8 @@ def run(repeats: int, source: Path = REPOSITORY / "data" / "sample") -> list[Row
 
 def read(source: Path, size: int) -> Tensor:
     """The first pictures of `source`, uint8 (PICTURES,3,size,size)."""
-    rows = read_images(source, Quarantine(source))[:PICTURES]
-    return torch.stack([read_png(row["png"], row["id"], size) for row in rows])
+    found = image_rows(SourceConfig(kind="images", path=str(source / "images")), Quarantine(source), IngestConfig())
+    return torch.stack([read_png(row["png"], row["id"], size) for _, _, row in islice(found, PICTURES)])
 
 
 def vision(pictures: Tensor, repeats: int) -> list[Row]:
