@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from accordion.data.expectations.statistics import BINS_A_DECADE, Lengths, Statistics
 from accordion.report.style import PALETTE, drawing
@@ -42,6 +43,9 @@ def lengths(found: Mapping[str, Lengths]) -> Figure:
             axes.bar(left, share, width=right - left, align="edge", color=colour)
             axes.axvline(held.quantiles["0.5"], color=PALETTE["ink"], linewidth=1, linestyle=(0, (4, 3)))
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_title(name.rpartition(", ")[0])
             axes.set_xlabel(f"{name.rpartition(', ')[2]}, median {held.quantiles['0.5']:.4g}")
             axes.grid(axis="x", visible=False)

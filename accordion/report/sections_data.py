@@ -10,8 +10,13 @@ from accordion.report import plots_data, samples
 from accordion.report.run import RunFigures
 from accordion.report.section import Drawing, Section, Table, absent
 from accordion.report.summary import Summary
-from accordion.report.words import flat, mark, number
+from accordion.report.words import mark, number
 
+DECONTAMINATION = {
+    "cut": "training texts that lost a passage",
+    "dropped": "training texts of which nothing was left",
+    "passages": "passages cut out",
+}
 STAGES = {"validate_data": "raw data", "validate_shards": "shards"}
 
 
@@ -50,11 +55,13 @@ def _removed(ingest: Mapping[str, Any], refused: int) -> list[tuple[str, str, st
         (f"{sort} copies", part, f"{count:,}")
         for sort, parts in copies_removed(ingest).items()
         for part, count in parts.items()
+        if count
     ]
+    removed = ingest.get("decontamination", {}).get("removed", {})
     rows += [
-        ("decontamination", name, number(value))
-        for name, value in flat(ingest.get("decontamination", {}))
-        if isinstance(value, int | float)
+        ("decontamination", meaning, f"{removed[name]:,}")
+        for name, meaning in DECONTAMINATION.items()
+        if name in removed
     ]
     rows += [
         ("declared another language than identified", f"{kind}, {language}", f"{found['mismatch_share']:.1%}")
