@@ -43,16 +43,19 @@ class Duplicates:
         Args:
             hashes: `ngrams.tokens` of a text.
         """
-        content = row[CONTENT[modality]]
-        first = self.seen[modality].setdefault(content_hash(content), row["id"])
-        if first is not row["id"]:
-            return self._drop("exact", modality, row["id"], first)
+        if self.is_exact_copy(modality, row):
+            return True
         near = None
         if hashes is not None and self.config.text is not None:
             near = self._near_text(row["id"], hashes)
         elif modality == "images" and self.config.images is not None:
-            near = self.images.find_or_add(row["id"], content)
+            near = self.images.find_or_add(row["id"], row["png"])
         return near is not None and self._drop("near", modality, row["id"], near)
+
+    def is_exact_copy(self, modality: str, row: dict[str, Any]) -> bool:
+        """Whether a record equals one before it (asked again of a text that was cut); if not, it is remembered."""
+        first = self.seen[modality].setdefault(content_hash(row[CONTENT[modality]]), row["id"])
+        return first is not row["id"] and self._drop("exact", modality, row["id"], first)
 
     def report(self) -> dict[str, Any]:
         """exact and near (modality -> records dropped), and some examples."""

@@ -161,7 +161,7 @@ class _Ingest:
                 self.decontamination.hold(row["text"], hashes)
             elif hashes is not None:
                 row["text"] = self.decontamination.clean(row["text"], hashes, row["source"])
-                if not row["text"]:
+                if not row["text"] or self.duplicates.is_exact_copy(name, row):  # two texts can become one by cuts
                     continue
             table.add(row)
             counts["split"][row["split"]] += 1

@@ -331,15 +331,21 @@ def test_the_examples_of_the_documentation_run(tmp_path: Path, monkeypatch: pyte
     assert metrics["languages"]["text"].keys() == {"en", "de"}
 
 
-def test_duplicate_ids_are_refused_and_mismatched_languages_quarantined_on_request(tmp_path: Path) -> None:
+def test_duplicate_ids_mismatched_languages_and_copies_made_by_cuts(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [{"id": f"t{n}", "text": " ".join(f"w{i}" for i in rng.integers(0, 999, 30))} for n in range(80)]
     rows += [{"id": "t0", "text": "another"}]
     english = "The quick brown fox jumps over the lazy dog while the farmer watches from the old wooden gate. "
     rows += [{"id": "wrong", "text": english * 3, "language": "de"}]
+    leaked = [" ".join(f"q{i}" for i in rng.integers(0, 999, 30)) for _ in range(4)]
+    rows += [{"id": f"cut{n}", "text": f"{passage}\nOne line that is left."} for n, passage in enumerate(leaked)]
+    exam = tmp_path / "exam.jsonl"
+    exam.write_text("".join(json.dumps({"id": f"e{n}", "text": passage}) + "\n" for n, passage in enumerate(leaked)))
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = {"sources": [{"kind": "text", "path": str(path), **KNOWN}], "replace": ["text"]}
+    sources = [{"kind": "text", "path": str(path), **KNOWN}]
+    sources += [{"kind": "text", "path": str(exam), **KNOWN, "name": "exam", "role": "evaluation"}]
+    corpus = {"sources": sources, "replace": ["text"]}
     out = tmp_path / "corpus"
     out.mkdir()
     metrics = ingest(IngestConfig.parse({**corpus, "languages": {"mismatch": "quarantine"}}), out=out)
@@ -348,6 +354,9 @@ def test_duplicate_ids_are_refused_and_mismatched_languages_quarantined_on_reque
     assert [row["record"] for row in refused] == ["line 81", "line 82"]
     assert metrics["language_check"]["text"]["de"]["mismatch_share"] == 1.0
     assert not list(out.glob(".spool*"))
+    left = pd.read_parquet(out / "text.parquet").query("id.str.startswith('cut') and split == 'train'")["text"]
+    assert left.tolist() == ["One line that is left."]  # texts that cuts made equal are copies too
+    assert metrics["duplicates"]["exact"]["text"] >= 1
 
 
 def test_memory_does_not_grow_with_the_length_of_a_shard(tmp_path: Path) -> None:
