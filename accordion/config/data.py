@@ -121,6 +121,7 @@ class ValidateConfig(Settings):
     picture_contrast: float = Field(4.0, ge=0, description="least standard deviation of pixel values (0 to 255)")
     flat_share: float = Field(0.97, ge=0, le=1, description="highest share of a picture that is one colour")
     blank_frames: float = Field(0.5, ge=0, le=1, description="highest share of a clip's frames under picture_contrast")
+    frozen_clips: float = Field(0.01, ge=0, le=1, description="highest share of clips in which nothing moves")
     query_characters: tuple[int, int] = (1, 1_000)
     quarantined_share: float = Field(0.05, ge=0, le=1, description="highest share of records that could not be read")
     copies_share: float = Field(0.3, ge=0, le=1, description="highest share of exact copies that ingest removed")

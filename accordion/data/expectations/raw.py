@@ -244,6 +244,7 @@ def _video(table: pd.DataFrame, config: ValidateConfig) -> Suite:
         between("height", *IMAGE_SIDE),
         between("width", *IMAGE_SIDE),
         between("blank", None, config.blank_frames),
-        expect("column_values_to_be_between", column="frozen", max_value=1, strict_max=True),
+        expect("column_values_to_be_between", column="frozen", max_value=1, strict_max=True,
+               mostly=1 - config.frozen_clips),
         expect("column_values_to_not_be_null", column="caption"),
     ])  # fmt: skip
