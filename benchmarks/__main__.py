@@ -14,6 +14,7 @@ from benchmarks.harness import Row, Sheet, machine, show, write_json
 
 # name -> module with `run(repeats) -> rows and sheets` and `REPEATS`
 BENCHMARKS = {
+    "loader": "benchmarks.loader",
     "orchestration": "benchmarks.orchestration",
     "serving": "benchmarks.serving",
     "text-tokenizer": "benchmarks.text_tokenizer",

@@ -217,12 +217,14 @@ class PackConfig(Settings):
     seed: int = 0
     passes: int = Field(1, ge=1, description="times the training text is encoded, each with its own BPE-dropout")
     dropout: float = Field(0.1, ge=0, lt=1, description="BPE-dropout probability, training text only")
-    positions: int = Field(1_200_000, ge=1, description="positions of the training split, before padding")
+    positions: int = Field(1_200_000, ge=1, description="most positions of the training split, before padding")
     audio_gain: float = Field(0.5, gt=0, le=1, description="quietest repeat of a training clip, as a factor")
     shares: dict[Literal["text", "image", "video", "audio"], float] = Field(
         {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},
-        description="share of the training positions by kind of document; media repeat until they fill theirs",
+        description="share of the positions that training reads, by kind of document; text fills sequences of media",
     )
+    window: int = Field(128, ge=1, description="sequences open at once while packing")
+    shard_sequences: int = Field(2048, ge=1, description="sequences in a file, at most")
 
     @model_validator(mode="after")
     def _whole(self) -> "PackConfig":

@@ -1,4 +1,4 @@
-"""One batch of packed sequences as torch tensors: what the loader yields and the model reads."""
+"""The columns of packed sequences, and one batch of them as torch tensors: what the model reads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -26,6 +26,21 @@ COLUMNS: dict[str, tuple[torch.dtype, type[np.generic]]] = {  # name -> (dtype i
     "target_bits": (torch.float32, np.int8),
     "target_codes": (torch.int64, np.int16),
 }
+EMPTY = {  # what a column holds where it does not apply; -1 in a target means no loss there
+    "modality": 0, "document": -1, "group": -1, "position": 0, "token": 0, "codes": -1, "scale": -1, "frame": -1,
+    "vision_input": 0, "target_token": -1, "target_bits": -1, "target_codes": -1,
+}  # fmt: skip
+Columns = dict[str, np.ndarray]
+_NUMPY: dict[torch.dtype, type[np.generic]] = {torch.int64: np.int64, torch.float32: np.float32}
+
+
+def empty_columns(shape: tuple[int, ...], bits: int, levels: int) -> Columns:
+    """Columns of `shape` positions holding their empty values, in the dtypes of the shards."""
+    width = {"position": 3, "codes": levels, "target_codes": levels, "vision_input": bits, "target_bits": bits}
+    return {
+        name: np.full(shape + ((width[name],) if name in width else ()), EMPTY[name], kind)
+        for name, (_, kind) in COLUMNS.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,9 @@ class Batch:
         missing = sorted(set(COLUMNS) - set(columns))
         if missing:
             raise DataError(f"shards lack the columns {', '.join(missing)}; run the pack stage again")
-        return cls(**{name: torch.as_tensor(np.asarray(columns[name])).to(kind) for name, (kind, _) in COLUMNS.items()})
+        # converted by NumPy: torch would start threads of its own in each thread that reads ahead
+        whole = {name: np.array(columns[name], dtype=_NUMPY[kind], order="C") for name, (kind, _) in COLUMNS.items()}
+        return cls(**{name: torch.from_numpy(values) for name, values in whole.items()})
 
     def __len__(self) -> int:
         """B, the number of sequences."""
@@ -77,7 +94,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on `device`."""
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        behind = self.modality.is_pinned()  # then the copy runs beside what the host does next
+        parts = {field.name: getattr(self, field.name).to(device, non_blocking=behind) for field in fields(self)}
+        return type(self)(**parts)
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, from which a GPU copies while it computes."""
+        return type(self)(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
 
     def select(self, rows: Tensor | list[int] | slice) -> Self:
         """The sequences `rows` (indices, a boolean mask or a slice) of every column."""

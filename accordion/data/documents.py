@@ -6,17 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, Columns, empty_columns
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, Dropout, TextTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
 from accordion.errors import DataError
-
-Columns = dict[str, np.ndarray]
-EMPTY = {  # what a column holds where it does not apply
-    "modality": 0, "document": -1, "group": -1, "position": 0, "token": 0, "codes": -1, "scale": -1, "frame": -1,
-    "vision_input": 0, "target_token": -1, "target_bits": -1, "target_codes": -1,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,15 +23,6 @@ class Document:
     @property
     def length(self) -> int:
         return len(self.columns["token"])
-
-
-def empty_columns(shape: tuple[int, ...], bits: int, levels: int) -> Columns:
-    """Columns of `shape` positions holding their empty values, in the dtypes of the shards."""
-    width = {"position": 3, "codes": levels, "target_codes": levels, "vision_input": bits, "target_bits": bits}
-    return {
-        name: np.full(shape + ((width[name],) if name in width else ()), EMPTY[name], kind)
-        for name, (_, kind) in COLUMNS.items()
-    }
 
 
 class Assembler:

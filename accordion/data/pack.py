@@ -1,188 +1,286 @@
 """Stage pack: the corpus as tokenized documents of four modalities, packed into sequences of one length.
 
-Documents (BOS … EOS) are whole, or pieces of a text too long for a sequence. Each is laid into the open
-sequence with the least room that still holds it (best fit), in a shuffled order fixed by the seed.
+Documents (BOS … EOS) are whole, or pieces of a text too long for a sequence. They come one by one and are laid into
+the open sequence with the least room that still holds them; few sequences are open at once, so memory does not grow
+with the corpus. Training sequences go to a dataset for each kind of document, and the loader blends these by weight:
+a medium is encoded once and read as often as its share asks for. What a medium leaves of a sequence, text fills.
 """
 
 import random
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import pandas as pd
-import torch
-from torch import Tensor
+import numpy as np
 
 from accordion.config.data import PackConfig
+from accordion.data.batch import MODALITIES, PAD, Columns, empty_columns
 from accordion.data.documents import Assembler, Document
-from accordion.data.shards import write_meta, write_split
+from accordion.data.encode import images, repeated_speech, speech, texts, videos
+from accordion.data.shards import ShardWriter, record_type, write_meta
 from accordion.data.tokenizers.audio import AudioTokenizer
-from accordion.data.tokenizers.audio_training import read_pcm
 from accordion.data.tokenizers.text import Dropout, TextTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer
-from accordion.data.tokenizers.vision_training import read_clips, read_png
 from accordion.errors import DataError
 from accordion.observe import progress, say
 
-Kind = Literal["image", "video", "audio"]
-_CLIPS = 32  # encoded at once
+FILLER = "text"  # the kind that fills what others leave
+WHOLE = "all"  # the one dataset of the validation split
 
 
 def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Path, audio: Path) -> dict[str, Any]:
     """Tokenize and pack both splits of `corpus` with the tokenizers in `text`, `vision` and `audio`.
 
     Returns:
-        for each split: sequences, documents and positions by modality, share of padding.
+        for each split: sequences, documents and positions by modality, share of padding; the same and the
+        weight for each of its datasets.
     """
     tokenizers = TextTokenizer.load(text), VisionTokenizer.load(vision), AudioTokenizer.load(audio)
     assembler = Assembler(*tokenizers, sequence=config.sequence)
-    metrics = {}
+    splits, metrics = {}, {}
     for split in ("train", "val"):
-        documents = _split_documents(config, corpus, split, assembler)
-        sequences = best_fit([document.length for document in documents], config.sequence)
-        random.Random(config.seed).shuffle(sequences)
-        metrics[split] = write_split(out / split, documents, sequences, assembler)
+        tallies = _write_split(config, out / split, _documents(config, corpus, split, assembler), assembler)
+        weights = blend_weights({**config.shares}, tallies) if split == "train" else {WHOLE: 1.0}
+        whole = sum(tallies.values(), Tally())
+        splits[split] = whole.to_json() | {
+            "datasets": {
+                name: tally.to_json() | {"weight": weights[name], "shards": tally.shards}
+                for name, tally in tallies.items()
+            }
+        }
+        metrics[split] = whole.to_json() | {
+            "datasets": {name: tally.to_json() | {"weight": weights[name]} for name, tally in tallies.items()}
+        }
         say(f"pack {split}: {metrics[split]}")
-    write_meta(out, assembler, metrics)
+    write_meta(out, _facts(assembler), record_type(config.sequence, assembler.bits, assembler.levels), splits)
     return metrics
 
 
-def best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Put items into bins of `capacity`, each into the fullest bin that still holds it, longest first.
-
-    Returns:
-        for each bin the indices of its items.
-    """
-    bins: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        need = lengths[index]
-        room = next((room for room in range(need, capacity + 1) if by_room[room]), None)
-        if room is None:
-            bins.append([index])
-            by_room[capacity - need].append(len(bins) - 1)
-        else:
-            target = by_room[room].pop()
-            bins[target].append(index)
-            by_room[room - need].append(target)
-    return bins
-
-
-def _split_documents(config: PackConfig, corpus: Path, split: str, assembler: Assembler) -> list[Document]:
-    """Every document of a split; training documents are cut or repeated to their share of the positions."""
-    images, videos = _images(corpus, split, assembler), _videos(corpus, split, assembler)
-    clips = _clips(corpus, split, assembler)
-    found: dict[Kind, int] = {"image": len(images), "video": len(videos), "audio": len(clips)}
-    for kind, count in found.items():
-        if not count:
-            raise DataError(f"{corpus}: no {split} documents of modality {kind}; check its parquet file")
-    if split != "train":
-        return [*_texts(corpus, split, assembler, None), *images, *videos, *_speech(clips, assembler)]
-    rng = random.Random(config.seed)
-    dropout = Dropout(config.dropout, config.seed) if config.dropout else None
-    passes = (document for _ in range(config.passes) for document in _texts(corpus, split, assembler, dropout, rng))
-    sources: dict[str, Iterator[Document]] = {
-        "text": passes,
-        "image": _rounds(images, rng),
-        "video": _rounds(videos, rng),
-        "audio": _speech_rounds(clips, assembler, config.audio_gain, rng),
+def _facts(assembler: Assembler) -> dict[str, Any]:
+    vision, audio = assembler.vision.config, assembler.audio.config
+    return {
+        "sequence": assembler.sequence,
+        "text_vocabulary": assembler.text.vocabulary,
+        "bits": vision.bits,
+        "scales": list(vision.scales),
+        "frames": vision.frames,
+        "audio_levels": audio.levels,
+        "audio_codebook": audio.codebook,
     }
-    return [
-        document
-        for kind, documents in sources.items()
-        for document in _take(documents, round(config.positions * config.shares[kind]))  # type: ignore[index]
-    ]
 
 
-def _take(documents: Iterable[Document], positions: int) -> list[Document]:
-    """The first documents, until they fill `positions` (all if they do not)."""
-    taken: list[Document] = []
-    length = 0
-    for document in documents:
-        if length >= positions:
-            break
-        taken.append(document)
-        length += document.length
-    return taken
+def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:
+    """Every document of a split, kinds interleaved; of the training split at most each kind's share."""
+    if split != "train":
+        streams = {
+            "text": texts(corpus, split, assembler),
+            "image": images(corpus, split, assembler),
+            "video": videos(corpus, split, assembler),
+            "audio": speech(corpus, split, assembler),
+        }
+        return interleave(streams, dict.fromkeys(streams, 1.0), None, where=f"{corpus}, split {split}")
+    # a generator of its own for each stream: how far one is read must not change another
+    rng = {kind: random.Random(f"{config.seed}/{kind}") for kind in config.shares}
+    dropout = Dropout(config.dropout, config.seed) if config.dropout else None
+    streams = {
+        "text": (text for _ in range(config.passes) for text in texts(corpus, split, assembler, dropout, rng["text"])),
+        "image": images(corpus, split, assembler, rng["image"]),
+        "video": videos(corpus, split, assembler, rng["video"]),
+        "audio": repeated_speech(corpus, split, assembler, config.audio_gain, rng["audio"]),
+    }
+    shares: dict[str, float] = {kind: share for kind, share in config.shares.items() if share > 0}
+    wanted = {kind: streams[kind] for kind in shares}
+    return interleave(wanted, shares, config.positions, where=f"{corpus}, split {split}")
 
 
-def _rounds(documents: list[Document], rng: random.Random) -> Iterator[Document]:
-    """The documents without end, shuffled anew in each round."""
-    while True:
-        yield from rng.sample(documents, len(documents))
-
-
-def _texts(
-    corpus: Path, split: str, assembler: Assembler, dropout: Dropout | None, rng: random.Random | None = None
+def interleave(
+    streams: Mapping[str, Iterator[Document]], shares: Mapping[str, float], positions: int | None, *, where: str
 ) -> Iterator[Document]:
-    """The texts, as they are needed; in the order of the corpus, or shuffled by `rng`."""
-    rows = _rows(corpus, "text", ["id", "text"], split)
-    if rng is not None:
-        rng.shuffle(rows)
-    for row in progress(rows, f"pack {split} text", unit="texts"):
-        yield from assembler.texts(row.text, dropout)
+    """Documents of all streams, next always one of the kind that is furthest behind its share.
 
+    A kind ends with its stream, or when it has filled its share of `positions`.
 
-def _images(corpus: Path, split: str, assembler: Assembler) -> list[Document]:
-    """Both directions of each image: caption -> image and image -> caption."""
-    rows = _rows(corpus, "images", ["id", "png", "caption"], split)
-    size = assembler.vision.config.image_size
-    pictures = [read_png(row.png, str(row.id), size)[None] for row in rows]
-    documents = []
-    for row, bits in zip(rows, _encode(pictures, assembler, f"pack {split} images"), strict=True):
-        documents += [assembler.image(row.caption, bits, image_first=first) for first in (False, True)]
-    return documents
-
-
-def _videos(corpus: Path, split: str, assembler: Assembler) -> list[Document]:
-    rows = _rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption"], split)
-    config = assembler.vision.config
-    clips = [(row.caption, clip) for row in rows for clip in read_clips(row, config.image_size, config.frames)]
-    encoded = _encode([clip for _, clip in clips], assembler, f"pack {split} video")
-    return [assembler.video(caption, bits) for (caption, _), bits in zip(clips, encoded, strict=True)]
-
-
-def _encode(clips: list[Tensor], assembler: Assembler, label: str) -> Iterator[list[Tensor]]:
-    """The bits (1,T,h,h,D) by scale of each uint8 clip (T,3,H,W)."""
-    for start in progress(range(0, len(clips), _CLIPS), label, unit="batches"):
-        together = torch.stack(clips[start : start + _CLIPS]).float() / 255
-        scales = assembler.vision.encode(together)
-        for index in range(len(together)):
-            yield [grid[index : index + 1] for grid in scales]
-
-
-def _clips(corpus: Path, split: str, assembler: Assembler) -> list[tuple[str, Tensor]]:
-    """Transcript and PCM (n,) of each clip."""
-    rows = _rows(corpus, "audio", ["id", "pcm", "rate", "transcript"], split)
-    rate = assembler.audio.config.sample_rate
-    return [(row.transcript, read_pcm(row.pcm, int(row.rate), str(row.id), rate)) for row in rows]
-
-
-def _speech(clips: list[tuple[str, Tensor]], assembler: Assembler) -> Iterator[Document]:
-    """Both directions of each clip: transcript -> audio and audio -> transcript."""
-    for transcript, pcm in progress(clips, "pack audio", unit="clips"):
-        codes = assembler.audio.encode(pcm)
-        yield from (assembler.speech(transcript, codes, audio_first=first) for first in (False, True))
-
-
-def _speech_rounds(
-    clips: list[tuple[str, Tensor]], assembler: Assembler, gain: float, rng: random.Random
-) -> Iterator[Document]:
-    """The clips without end, shuffled anew in each round, in either direction, and never twice the same codes.
-
-    Each time a clip begins up to one frame later and is up to `gain` times quieter, so that a codec whose frames
-    stand alone cuts and codes it anew; a few minutes of speech would otherwise be learnt by heart.
+    Raises:
+        DataError: a stream is empty.
     """
-    frame = assembler.audio.config.frame_samples
-    while True:
-        for transcript, pcm in rng.sample(clips, len(clips)):
-            heard = torch.nn.functional.pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
-            yield assembler.speech(transcript, assembler.audio.encode(heard), audio_first=rng.random() < 0.5)
+    given = dict.fromkeys(streams, 0)
+    running = dict(streams)
+    while running:
+        kind = min(running, key=lambda name: given[name] / shares[name])
+        full = positions is not None and given[kind] >= positions * shares[kind]
+        document = None if full else next(running[kind], None)
+        if document is None:
+            del running[kind]
+            if not given[kind]:
+                raise DataError(f"{where}: no documents of modality {kind}; check its parquet file")
+            continue
+        given[kind] += document.length
+        yield document
 
 
-def _rows(corpus: Path, name: str, columns: list[str], split: str) -> list[Any]:
-    path = corpus / f"{name}.parquet"
-    if not path.is_file():
-        raise DataError(f"{path}: missing; run the ingest stage again")
-    table = pd.read_parquet(path, columns=[*columns, "split"])
-    return list(table[table["split"] == split].itertuples())
+class Packer:
+    """Sequences being filled: each document goes into the one with the least room that still holds it.
+
+    A document opens, or joins, sequences of its own dataset; `FILLER` joins those of any.
+
+    Args:
+        capacity: positions of a sequence.
+        window: sequences open at once; beyond it the fullest is closed.
+    """
+
+    def __init__(self, capacity: int, window: int) -> None:
+        self.capacity, self.window = capacity, window
+        self._rooms: dict[str, list[tuple[int, int]]] = {}  # dataset -> sorted (room, number of the sequence)
+        self._open: dict[int, list[Document]] = {}
+        self._opened = 0
+
+    def add(self, document: Document, dataset: str) -> Iterator[tuple[str, list[Document]]]:
+        """Lay in one document; yields what that closes, with its dataset."""
+        found = self._tightest(document.length, [*self._rooms] if document.kind == FILLER else [dataset])
+        if found is None:
+            if len(self._open) == self.window:
+                yield self._close_fullest()
+            owner, room, number = dataset, self.capacity, self._opened
+            self._opened += 1
+            self._open[number] = []
+        else:
+            owner, place = found
+            room, number = self._rooms[owner].pop(place)
+        self._open[number].append(document)
+        if room == document.length:
+            yield owner, self._open.pop(number)
+        else:
+            insort(self._rooms.setdefault(owner, []), (room - document.length, number))
+
+    def _tightest(self, need: int, datasets: list[str]) -> tuple[str, int] | None:
+        """Dataset and place in its list of the sequence with the least room of at least `need`."""
+        best: tuple[tuple[int, int], str, int] | None = None
+        for name in datasets:
+            rooms = self._rooms.get(name, [])
+            place = bisect_left(rooms, (need, 0))
+            if place < len(rooms) and (best is None or rooms[place] < best[0]):
+                best = rooms[place], name, place
+        return None if best is None else best[1:]
+
+    def _close_fullest(self) -> tuple[str, list[Document]]:
+        owner = min((name for name, rooms in self._rooms.items() if rooms), key=lambda name: self._rooms[name][0])
+        _, number = self._rooms[owner].pop(0)
+        return owner, self._open.pop(number)
+
+    def rest(self) -> Iterator[tuple[str, list[Document]]]:
+        """Close everything that is open, fullest first."""
+        while self._open:
+            yield self._close_fullest()
+
+
+def lay_out(documents: list[Document], capacity: int, bits: int, levels: int) -> Columns:
+    """The documents of one sequence as columns (S,...): documents numbered, groups counted on, padded to the end."""
+    packed = empty_columns((capacity,), bits, levels)
+    start = groups = 0
+    for number, document in enumerate(documents):
+        stop = start + document.length
+        for name, values in document.columns.items():
+            packed[name][start:stop] = values
+        packed["document"][start:stop] = number
+        packed["group"][start:stop] += groups
+        groups = int(packed["group"][stop - 1]) + 1
+        start = stop
+    return packed
+
+
+@dataclass
+class Tally:
+    """What a dataset holds.
+
+    Attributes:
+        kinds: positions by kind of document (a caption counts for its image).
+        modalities: positions by modality, padding included.
+        documents: by kind.
+        shards: sequences in each file.
+    """
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    modalities: Counter[str] = field(default_factory=Counter)
+    documents: Counter[str] = field(default_factory=Counter)
+    shards: list[int] = field(default_factory=list)
+
+    def count(self, documents: list[Document], columns: Columns) -> None:
+        """Add one sequence."""
+        for document in documents:
+            self.kinds[document.kind] += document.length
+            self.documents[document.kind] += 1
+        held = np.bincount(columns["modality"], minlength=len(MODALITIES))
+        self.modalities.update(dict(zip(MODALITIES, held.tolist(), strict=True)))
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.kinds + other.kinds,
+            self.modalities + other.modalities,
+            self.documents + other.documents,
+            self.shards + other.shards,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Sequences, positions by modality, documents by kind, share of padding."""
+        return {
+            "sequences": sum(self.shards),
+            "positions": {name: self.modalities[name] for name in MODALITIES[1:]},
+            "documents": dict(sorted(self.documents.items())),
+            "padding_share": self.modalities[MODALITIES[PAD]] / self.modalities.total(),
+        }
+
+
+def _write_split(
+    config: PackConfig, folder: Path, documents: Iterator[Document], assembler: Assembler
+) -> dict[str, Tally]:
+    """Pack and write the documents of one split; what each of its datasets holds."""
+    layout = record_type(config.sequence, assembler.bits, assembler.levels)
+    packer = Packer(config.sequence, config.window)
+    tallies: dict[str, Tally] = {}
+    with ExitStack() as files:
+        writers: dict[str, ShardWriter] = {}
+
+        def write(dataset: str, members: list[Document]) -> None:
+            if dataset not in writers:
+                writers[dataset] = files.enter_context(ShardWriter(folder / dataset, layout, config.shard_sequences))
+                tallies[dataset] = Tally(shards=writers[dataset].counts)
+            columns = lay_out(members, config.sequence, assembler.bits, assembler.levels)
+            writers[dataset].add(columns)
+            tallies[dataset].count(members, columns)
+
+        for document in progress(documents, f"pack {folder.name}", unit="documents"):
+            dataset = document.kind if folder.name == "train" else WHOLE
+            for closed in packer.add(document, dataset):
+                write(*closed)
+        for closed in packer.rest():
+            write(*closed)
+    return dict(sorted(tallies.items()))
+
+
+def blend_weights(shares: Mapping[str, float], tallies: Mapping[str, Tally]) -> dict[str, float]:
+    """The share of sequences to draw from each dataset, so that kinds of document get their share of the positions.
+
+    With m[d][k] the mean positions of kind k in a sequence of dataset d: a medium needs shares[k] / m[k][k]
+    sequences, and its own dataset gives text what the fillers of the others have not given yet.
+
+    Raises:
+        DataError: the fillers alone are more text than its share.
+    """
+    mean = {
+        name: {kind: held / sum(tally.shards) for kind, held in tally.kinds.items()} for name, tally in tallies.items()
+    }
+    needed = {name: shares[name] / mean[name][name] for name in tallies if name != FILLER}
+    if FILLER in tallies:
+        filled = sum(count * mean[name].get(FILLER, 0.0) for name, count in needed.items())
+        if filled >= shares[FILLER]:
+            raise DataError(
+                f"pack.shares.{FILLER}: {shares[FILLER]:g}, but the text that fills sequences of media is already "
+                f"{filled:.3f} of the positions; raise it, or lengthen pack.sequence"
+            )
+        needed[FILLER] = (shares[FILLER] - filled) / mean[FILLER][FILLER]
+    total = sum(needed.values())
+    return {name: needed[name] / total for name in tallies}

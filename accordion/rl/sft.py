@@ -4,6 +4,7 @@ Batches of the pre-training mixture come in between (replay), so that what pre-t
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def sft(config: SftConfig, *, out: Path, checkpoint: Path, text: Path, shards: P
     problems = distinct(config.tasks, "train", config.problems, config.seed)
     kept = list(validation_batches(shards, config.validation))
     before = validation_losses(model, kept)
-    curves = _train(config, model, tokenizer, problems, Replay(config, model, shards))
+    with closing(ShardLoader(shards, "train", batch=config.replay_batch, seed=config.seed)) as loader:
+        curves = _train(config, model, tokenizer, problems, Replay(config, model, loader))
     after = validation_losses(model, kept)
     write_lines(out / "curves.jsonl", curves)
     save_model(model, out)
@@ -69,11 +71,11 @@ def sft(config: SftConfig, *, out: Path, checkpoint: Path, text: Path, shards: P
 class Replay:
     """Pre-training batches whose rows run as drawn sub-models, so that the elastic family is kept too."""
 
-    def __init__(self, config: SftConfig, model: Model, shards: Path) -> None:
+    def __init__(self, config: SftConfig, model: Model, loader: ShardLoader) -> None:
         self.model = model
         self.every = config.replay_every
         self.weight = config.replay_weight
-        self.loader = ShardLoader(shards, "train", batch=config.replay_batch, seed=config.seed)
+        self.loader = loader
         self.sampler = ElasticSampler(model.config, config.elastic, steps=config.steps, seed=config.seed)
         self.scale = PosteriorScale(memory=0.9)
 

@@ -33,14 +33,14 @@ def export(shards: Path, out: Path) -> dict[str, int]:
     Raises:
         DataError: a position is no multiple of 1/64.
     """
-    from accordion.data.loader import batches  # reading shards needs more libraries than the experiment does
+    from accordion.data.loader import batches, blended  # reading shards needs more libraries than the experiment does
 
     meta = json.loads((shards / "meta.json").read_text())
     sizes = {}
     with atomic_folder(out) as folder:
         for split in SPLITS:
             parts: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
-            for batch in batches(shards, split, _READ):
+            for batch in (blended if split == "train" else batches)(shards, split, _READ):
                 for name, (_, kind) in COLUMNS.items():
                     parts[name].append(getattr(batch, name).numpy().astype(kind))
             (folder / "columns" / split).mkdir(parents=True)

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from accordion.train.schedule import warmup_stable_decay
 if TYPE_CHECKING:  # a trainer takes any endless batches with a position
     from accordion.data.loader import ShardLoader
 
+TIMES = ("seconds", "waited")  # of a snapshot's facts: how long it took, not what it did
 ELASTIC_SEED, HISTORY_SEED, NOISE_SEED = 1, 2, 3  # added to the run's seed: a stream of its own for each generator
 
 
@@ -96,6 +97,7 @@ class Trainer:
         self.tokens = 0  # positions read, without padding
         self.flops = 0  # floating-point operations of the products, forward and backward
         self.seconds = 0.0
+        self.waited = 0.0  # seconds of them for the next batch
         self.curves: list[str] = []
 
     def step(self) -> dict[str, float]:
@@ -104,8 +106,10 @@ class Trainer:
         Raises:
             TrainingDiverged: a loss or gradient is not finite; weights and optimizer are as before the step.
         """
-        start, position = time.monotonic(), self.loader.state()
-        batch = corrupt_codes(next(self.loader), self.config.code_noise, self.model.config, self.noise).to(self.device)
+        start, position = time.monotonic(), self.loader.position
+        given = next(self.loader)
+        waited = time.monotonic() - start
+        batch = corrupt_codes(given, self.config.code_noise, self.model.config, self.noise).to(self.device)
         self._rank_experts()
         draw = self.draw(len(batch))
         with precision(self.config, self.device):
@@ -134,6 +138,7 @@ class Trainer:
         self.tokens += sum(row.live for row in rows)
         self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
         self.seconds += time.monotonic() - start
+        self.waited += waited
         figures |= {"learning_rate": rate, "gradient_norm": norm_value}
         self.curves.append(json.dumps({"step": self.done, **figures}))
         return figures
@@ -164,10 +169,9 @@ class Trainer:
             group["lr"] = settings.learning_rate * factor
         return settings.learning_rate * factor
 
-    def _diverged(self, what: str, values: dict[str, float], batch: Batch, position: Any) -> TrainingDiverged:
+    def _diverged(self, what: str, values: dict[str, float], batch: Batch, position: int) -> TrainingDiverged:
         """The error that names the step, the figures, and the sequences whose loss alone is not finite."""
-        self.loader.restore(position)
-        sequences = self.loader.next_rows().tolist()
+        sequences = [f"{dataset}/{row}" for dataset, row in self.loader.places(position)]
         guilty = []
         with torch.no_grad():
             for row, sequence in enumerate(sequences):
@@ -187,6 +191,7 @@ class Trainer:
             "tokens": self.tokens,
             "flops": self.flops,
             "seconds": self.seconds,
+            "waited": self.waited,
             "loader": self.loader.state(),
             "running_losses": self.scale.running,
             "expert_order": self.model.config.expert_order,
@@ -213,6 +218,7 @@ class Trainer:
         self.sampler.set_model(self.model.config)
         self.done, self.tokens, self.seconds = facts["step"], facts["tokens"], facts.get("seconds", 0.0)
         self.flops = facts["flops"]
+        self.waited = facts.get("waited", 0.0)
         self.loader.restore(facts["loader"])
         self.scale.restore(facts["running_losses"], self.device)
         self.curves = list(snapshot.curves)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ from accordion.config.pretrain import PretrainConfig, model_config
 from accordion.data.batch import MODALITIES as KINDS
 from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
+from accordion.data.shards import read_meta
 from accordion.device import training_device
-from accordion.errors import ArtifactError, DataError
+from accordion.errors import DataError
 from accordion.model import SubmodelSpec, save_model
 from accordion.model.losses import MODALITIES
 from accordion.observe import progress, record, say
 from accordion.store.atomic import atomic_write
 from accordion.store.manifest import MANIFEST, Manifest, describe_files
 from accordion.train.checkpoint import newest_checkpoint, save_checkpoint
-from accordion.train.loop import Trainer, precision
+from accordion.train.loop import TIMES, Trainer, precision
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import judge_member, validation_batches, validation_losses
 
@@ -44,21 +46,21 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
         SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
     data = _validation(config, shards)
     identity = {"pretrain": json.loads(config.model_dump_json()), "shards": shards_digest(shards)}
-    trainer = Trainer(
-        config, shape, ShardLoader(shards, "train", batch=config.batch, seed=config.seed), training_device()
-    )
-    snapshot = newest_checkpoint(resume, identity)
-    if snapshot is not None:
-        trainer.restore(snapshot)
-        say(f"pretrain: resumed after step {trainer.done} of {config.steps}")
-    _train(trainer, config, resume, identity)
+    with closing(ShardLoader(shards, "train", batch=config.batch, seed=config.seed)) as loader:
+        trainer = Trainer(config, shape, loader, training_device())
+        snapshot = newest_checkpoint(resume, identity)
+        if snapshot is not None:
+            trainer.restore(snapshot)
+            say(f"pretrain: resumed after step {trainer.done} of {config.steps}")
+        _train(trainer, config, resume, identity)
     save_model(trainer.model, out)
     atomic_write(out / "curves.jsonl", "".join(f"{line}\n" for line in trainer.curves))
     state = out / "state"
     state.mkdir()
     final = trainer.snapshot()
     del final.tensors["model"]  # it lies beside
-    del final.facts["seconds"]  # the same work gives the same files
+    for name in TIMES:  # the same work gives the same files
+        del final.facts[name]
     final.write(state)
     return {**judge(trainer, config, shards, data), "steps": trainer.done}
 
@@ -110,16 +112,11 @@ def judge(trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Bat
         "val_loss_unigram": unigram_losses(shards, model.config, data),
         "submodels": members,
         "tokens": trainer.tokens,
-        "speed": {"tokens_per_second": trainer.tokens / trainer.seconds},
+        "speed": {
+            "tokens_per_second": trainer.tokens / trainer.seconds,
+            "data_wait_share": trainer.waited / trainer.seconds,
+        },
     }
-
-
-def read_meta(shards: Path) -> dict[str, Any]:
-    """meta.json of a shards folder."""
-    path = shards / "meta.json"
-    if not path.is_file():
-        raise ArtifactError(f"{path}: missing; run the pack stage first")
-    return json.loads(path.read_text())
 
 
 def shards_digest(shards: Path) -> str:

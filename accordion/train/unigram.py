@@ -12,6 +12,7 @@ import numpy as np
 
 from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import IMAGE, VIDEO, Batch
+from accordion.data.shards import chunks
 
 Array = np.ndarray
 COLUMNS = ("modality", "target_token", "target_bits", "target_codes")
@@ -21,7 +22,7 @@ PRIOR = 0.5
 
 def unigram_losses(shards: Path, config: ModelConfig, data: Iterable[Batch]) -> dict[str, float]:
     """Mean nats per text token, image bit, video bit and audio code of the context-free model on `data`."""
-    seen = _count(_chunks(shards / "train"), config)
+    seen = _count(_stored(shards), config)
     columns = ([getattr(batch, name).numpy().astype(np.int64) for name in COLUMNS] for batch in data)
     losses = {}
     for name, table in _count(columns, config).items():
@@ -50,7 +51,6 @@ def _count(chunks: Iterable[Sequence[Array]], config: ModelConfig) -> dict[str, 
     return {"text": text, "image": bits[IMAGE], "video": bits[VIDEO], "audio": audio}
 
 
-def _chunks(folder: Path) -> Iterator[Sequence[Array]]:
-    columns = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS]
-    for start in range(0, len(columns[0]), ROWS):
-        yield [np.asarray(column[start : start + ROWS]) for column in columns]
+def _stored(shards: Path) -> Iterator[Sequence[Array]]:
+    for _, _, columns in chunks(shards, "train", ROWS):
+        yield [columns[name] for name in COLUMNS]

@@ -15,11 +15,10 @@ ROWS = 8  # sequences in a validation batch
 
 def validation_batches(shards: Path, sequences: int) -> list[Batch]:
     """`sequences` validation sequences (all, if there are fewer) from all over the split, the same at every call."""
-    from accordion.data.loader import ShardLoader  # reading shards needs more libraries than a model does
+    from accordion.data.loader import sample  # reading shards needs more libraries than a model does
 
-    count = min(sequences, ShardLoader(shards, "val", batch=1, seed=0).sequences)
-    drawn = next(ShardLoader(shards, "val", batch=count, seed=0))
-    return [drawn.select(slice(start, start + ROWS)) for start in range(0, count, ROWS)]
+    drawn = sample(shards, "val", sequences)
+    return [drawn.select(slice(start, start + ROWS)) for start in range(0, len(drawn), ROWS)]
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Stage `validate_shards`: what is expected of packed sequences (the columns are described in data/batch.py).
 
 Every check that spans columns or positions is first counted for each sequence, so that a failing
-expectation names the sequences (`train/17`) that break it.
+expectation names the sequences (`train/text/17`: split, dataset, index) that break it.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from accordion.data.expectations.common import between
 from accordion.data.expectations.drift import measure
 from accordion.data.expectations.statistics import Lengths, Statistics, settings_key
 from accordion.data.expectations.suite import Suite, expect, validate
-from accordion.data.shards import open_split, read_meta
+from accordion.data.shards import chunks, read_meta
 from accordion.store.manifest import Manifest, identity
 
 MODALITIES = {"text": TEXT, "image": IMAGE, "video": VIDEO, "audio": AUDIO}
@@ -138,14 +138,12 @@ def _modalities(split: str, table: pd.DataFrame, meta: dict[str, Any], config: V
 def _measure(shards: Path, split: str, meta: dict[str, Any]) -> tuple[pd.DataFrame, Codes]:
     """One row a sequence (id, filled, padding_share, positions of each modality, counts of BROKEN); code counts."""
     codes = Codes(meta)
-    columns = open_split(shards, split)
     tables = []
-    for start in range(0, len(columns["modality"]), ROWS_AT_ONCE):
-        part = {name: np.asarray(column[start : start + ROWS_AT_ONCE]) for name, column in columns.items()}
+    for dataset, start, part in chunks(shards, split, ROWS_AT_ONCE):
         counts = _counts(part) | _text_checks(part, meta) | _audio_checks(part, meta) | _vision_checks(part, meta)
         codes.add(part)
         table = pd.DataFrame(counts)
-        table.insert(0, "id", [f"{split}/{start + row}" for row in range(len(table))])
+        table.insert(0, "id", [f"{split}/{dataset}/{start + row}" for row in range(len(table))])
         tables.append(table)
     return pd.concat(tables, ignore_index=True), codes
 

@@ -18,6 +18,7 @@ from accordion.data.expectations.raw import validate_data
 from accordion.data.expectations.shards import validate_shards
 from accordion.data.expectations.suite import Suite, expect, validate
 from accordion.errors import AccordionError, DataError, ValidationFailed
+from tests.shard_files import write_datasets
 from tests.small_corpus import CONFIG, clip, png, tables, write_corpus
 
 
@@ -240,19 +241,15 @@ def sequence() -> dict[str, np.ndarray]:
 
 
 def write_shards(folder: Path, change=lambda columns: None) -> Path:
-    splits = {}
+    splits, positions = {}, {}
     for split, count in (("train", 3), ("val", 1)):
         columns = {name: np.stack([column] * count) for name, column in sequence().items()}
         if split == "train":
             change(columns)
-        (folder / split).mkdir(parents=True)
-        for name, column in columns.items():
-            np.save(folder / split / f"{name}.npy", column)
-        positions = {"text": 4 * count, "image": 5 * count, "video": 0, "audio": 2 * count}
-        splits[split] = {"sequences": count, "positions": positions}
+        positions[split] = {"text": 4 * count, "image": 5 * count, "video": 0, "audio": 2 * count}
+        splits[split] = {"all": columns}
     # the held-out split must hold every modality; without video the shards are not complete
-    (folder / "meta.json").write_text(json.dumps({**META, "splits": splits}))
-    return folder
+    return write_datasets(folder, META, splits, positions=positions)
 
 
 def check_shards(tmp_path: Path, change=lambda columns: None) -> str:
@@ -278,27 +275,27 @@ def put(name: str, where: tuple, value: object):
 @pytest.mark.parametrize(
     ("change", "column", "row"),
     [
-        (put("token", (1, 2), 50), "token_outside", "train/1"),
-        (put("target_token", (1, 1), 7), "target_token_wrong", "train/1"),
-        (put("target_token", (0, 3), 5), "target_token_wrong", "train/0"),
-        (put("group", (2, 5), 3), "group_falls", "train/2"),
-        (put("document", (2, 11), 1), "document_in_padding", "train/2"),
-        (put("group", (2, slice(5, 11)), 9), "group_skips", "train/2"),
-        (put("document", (2, slice(9, 11)), 2), "document_skips", "train/2"),
-        (put("target_codes", (2, slice(9, 11)), -1), "document_without_target", "train/2"),
-        (put("position", (1, 2), 5), "position_falls", "train/1"),
-        (put("position", (1, 2, 1), 5), "position_unequal", "train/1"),
-        (put("target_token", (1, 1), -1), "target_token_missing", "train/1"),
-        (put("codes", (0, 9, 1), 8), "codes_outside", "train/0"),
-        (put("target_codes", (1, 9, 0), 5), "target_codes_wrong", "train/1"),
-        (put("target_codes", (1, 10, 0), 9), "target_codes_outside", "train/1"),
-        (put("target_bits", (2, 6, 1), 2), "bits_outside", "train/2"),
-        (put("target_bits", (2, 6, 1), -1), "bits_outside", "train/2"),
-        (put("target_bits", (2, 1, 1), 1), "bits_outside", "train/2"),
-        (put("scale", (0, 6), 2), "vision_index_outside", "train/0"),
-        (put("vision_input", (0, 6, 0), np.nan), "vision_input_not_finite", "train/0"),
-        (put("position", (0, 6, 0), np.inf), "position_not_finite", "train/0"),
-        (put("modality", (1, 0), 9), "modality_unknown", "train/1"),
+        (put("token", (1, 2), 50), "token_outside", "train/all/1"),
+        (put("target_token", (1, 1), 7), "target_token_wrong", "train/all/1"),
+        (put("target_token", (0, 3), 5), "target_token_wrong", "train/all/0"),
+        (put("group", (2, 5), 3), "group_falls", "train/all/2"),
+        (put("document", (2, 11), 1), "document_in_padding", "train/all/2"),
+        (put("group", (2, slice(5, 11)), 9), "group_skips", "train/all/2"),
+        (put("document", (2, slice(9, 11)), 2), "document_skips", "train/all/2"),
+        (put("target_codes", (2, slice(9, 11)), -1), "document_without_target", "train/all/2"),
+        (put("position", (1, 2), 5), "position_falls", "train/all/1"),
+        (put("position", (1, 2, 1), 5), "position_unequal", "train/all/1"),
+        (put("target_token", (1, 1), -1), "target_token_missing", "train/all/1"),
+        (put("codes", (0, 9, 1), 8), "codes_outside", "train/all/0"),
+        (put("target_codes", (1, 9, 0), 5), "target_codes_wrong", "train/all/1"),
+        (put("target_codes", (1, 10, 0), 9), "target_codes_outside", "train/all/1"),
+        (put("target_bits", (2, 6, 1), 2), "bits_outside", "train/all/2"),
+        (put("target_bits", (2, 6, 1), -1), "bits_outside", "train/all/2"),
+        (put("target_bits", (2, 1, 1), 1), "bits_outside", "train/all/2"),
+        (put("scale", (0, 6), 2), "vision_index_outside", "train/all/0"),
+        (put("vision_input", (0, 6, 0), np.nan), "vision_input_not_finite", "train/all/0"),
+        (put("position", (0, 6, 0), np.inf), "position_not_finite", "train/all/0"),
+        (put("modality", (1, 0), 9), "modality_unknown", "train/all/1"),
     ],
 )  # fmt: skip
 def test_each_damaged_column_is_named_with_its_sequence(tmp_path: Path, change, column: str, row: str) -> None:
@@ -341,8 +338,8 @@ def test_codes_that_say_nothing_are_named(tmp_path: Path) -> None:
 
 def test_missing_parts_of_shards_are_named(tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "shards")
-    (shards / "train/codes.npy").unlink()
-    with pytest.raises(AccordionError, match=r"codes.npy"):
+    (shards / "train/all/00000.array_record").unlink()
+    with pytest.raises(AccordionError, match=r"train/all/00000.array_record: missing"):
         validate_shards(LIMITS, out=tmp_path, shards=shards)
     (shards / "meta.json").unlink()
     with pytest.raises(AccordionError, match=r"meta.json: missing"):

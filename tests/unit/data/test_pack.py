@@ -3,6 +3,9 @@
 import io
 import json
 import random
+import tracemalloc
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from accordion.config.data import AudioTokenizerConfig, PackConfig, TextTokenizerConfig, VisionTokenizerConfig
-from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
-from accordion.data.documents import Assembler
-from accordion.data.pack import _speech_rounds, best_fit, pack
-from accordion.data.shards import open_split, read_meta
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, empty_columns
+from accordion.data.documents import Assembler, Document
+from accordion.data.encode import repeated_speech, rows
+from accordion.data.loader import ShardLoader
+from accordion.data.pack import Packer, Tally, _write_split, blend_weights, interleave, lay_out, pack
+from accordion.data.shards import chunks, open_split, read_meta
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, TextTokenizer
 from accordion.data.tokenizers.text_training import fit
@@ -26,7 +31,7 @@ from accordion.errors import ArtifactError, ConfigError, DataError
 
 VISION = VisionTokenizerConfig(channels=8, bits=5, image_size=16, scales=(1, 2, 4), frames=3)
 AUDIO_CONFIG = AudioTokenizerConfig(channels=8, levels=3, codebook=8)
-CONFIG = PackConfig(sequence=128, positions=6000)
+CONFIG = PackConfig(sequence=128, positions=6000, shard_sequences=20)
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +170,90 @@ def test_a_text_of_about_one_sequence_loses_nothing(assembler: Assembler, extra:
     assert all(piece.length <= 128 for piece in pieces)
 
 
-@given(st.lists(st.integers(1, 50), max_size=60))
-def test_best_fit_holds_every_item_once_and_never_overflows(lengths: list[int]) -> None:
-    bins = best_fit(lengths, 50)
-    assert sorted(index for members in bins for index in members) == list(range(len(lengths)))
-    assert all(sum(lengths[index] for index in members) <= 50 for members in bins)
-    if lengths:  # at most one bin is half empty or more, else two of them would fit into one
-        assert sum(sum(lengths[index] for index in members) <= 25 for members in bins) <= 1
+def plain(length: int, kind: str = "text", mark: int = 0) -> Document:
+    """A document of `length` positions whose tokens are all `mark`."""
+    columns = empty_columns((length,), bits=2, levels=1)
+    columns["modality"][:] = TEXT
+    columns["document"][:] = 0
+    columns["group"][:] = np.arange(length)
+    columns["token"][:] = mark
+    return Document(kind, columns)
+
+
+def packed(documents: list[Document], capacity: int, window: int) -> list[tuple[str, list[Document]]]:
+    packer = Packer(capacity, window)
+    found = [closed for document in documents for closed in packer.add(document, document.kind)]
+    return [*found, *packer.rest()]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.sampled_from(["text", "image", "video"])), max_size=80),
+    st.integers(1, 12),
+)
+def test_every_document_is_packed_once_and_only_text_goes_to_others(lengths, window: int) -> None:
+    documents = [plain(length, kind) for length, kind in lengths]
+    sequences = packed(documents, 50, window)
+    held = [id(document) for _, members in sequences for document in members]
+    assert sorted(held) == sorted(map(id, documents))
+    for dataset, members in sequences:
+        assert 0 < sum(document.length for document in members) <= 50
+        assert {document.kind for document in members} <= {dataset, "text"}
+        assert members[0].kind == dataset
+
+
+def test_the_fullest_sequence_is_filled_and_few_are_open() -> None:
+    documents = [plain(30, "video"), plain(45), plain(20), plain(5), plain(20)]
+    assert [[document.length for document in members] for _, members in packed(documents, 50, 8)] == [
+        [30, 20], [45, 5], [20],
+    ]  # fmt: skip
+    packer = Packer(100, 4)
+    waiting = 0
+    for length in [60] * 50:
+        waiting += 1 - len(list(packer.add(plain(length), "text")))
+        assert waiting <= 4
+    lengths = np.random.default_rng(0).integers(10, 120, 2000)
+    sequences = packed([plain(int(length)) for length in lengths], 512, 128)
+    assert 1 - lengths.sum() / (512 * len(sequences)) < 0.02
+
+
+def test_walls_groups_and_padding_of_a_sequence() -> None:
+    columns = lay_out([plain(3, mark=7), plain(2, mark=8)], 8, bits=2, levels=1)
+    assert columns["document"].tolist() == [0, 0, 0, 1, 1, -1, -1, -1]
+    assert columns["group"].tolist() == [0, 1, 2, 3, 4, -1, -1, -1]
+    assert columns["token"].tolist() == [7, 7, 7, 8, 8, 0, 0, 0]
+    assert (columns["target_token"] == -1).all()
+
+
+def test_kinds_come_by_their_shares_and_end_with_their_streams_or_shares() -> None:
+    def stream(kind: str, count: int):
+        return (plain(10, kind) for _ in range(count))
+
+    given_ = list(interleave({"text": stream("text", 1000), "image": stream("image", 9)}, {"text": 0.75, "image": 0.25},
+                             400, where="here"))  # fmt: skip
+    kinds = [document.kind for document in given_]
+    assert kinds.count("text") == 30 and kinds.count("image") == 9
+    assert kinds[:24].count("image") == 6
+    with pytest.raises(DataError, match="here: no documents of modality image"):
+        list(interleave({"image": iter(())}, {"image": 1.0}, None, where="here"))
+
+
+def tally(sequences: int, **kinds: int) -> Tally:
+    return Tally(kinds=Counter(kinds), shards=[sequences])
+
+
+def test_weights_give_each_kind_its_share_of_the_positions() -> None:
+    tallies = {"text": tally(10, text=1000), "video": tally(5, video=300, text=150), "audio": tally(2, audio=160)}
+    shares = {"text": 0.5, "video": 0.3, "audio": 0.2}
+    weights = blend_weights(shares, tallies)
+    assert sum(weights.values()) == pytest.approx(1)
+    read = Counter()
+    for name, held in tallies.items():
+        for kind, positions in held.kinds.items():
+            read[kind] += weights[name] * positions / sum(held.shards)
+    total = sum(read.values())
+    assert {kind: positions / total for kind, positions in read.items()} == pytest.approx(shares)
+    with pytest.raises(DataError, match=r"pack.shares.text: 0.05, but the text that fills.*raise it"):
+        blend_weights({"text": 0.05, "video": 0.95}, {name: tallies[name] for name in ("text", "video")})
 
 
 def test_shards_hold_the_contracts_columns(shards: Path) -> None:
@@ -179,10 +261,12 @@ def test_shards_hold_the_contracts_columns(shards: Path) -> None:
     assert (meta["sequence"], meta["bits"], meta["scales"], meta["frames"]) == (128, 5, [1, 2, 4], 3)
     assert (meta["audio_levels"], meta["audio_codebook"]) == (3, 8)
     for split in ("train", "val"):
-        columns = open_split(shards, split)
+        parts = [part for _, _, part in chunks(shards, split, 16)]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
         assert {name: values.dtype.type for name, values in columns.items()} == {
             n: kind for n, (_, kind) in COLUMNS.items()
         }
+        assert len(columns["token"]) == meta["splits"][split]["sequences"]
         padding = columns["modality"] == 0
         assert padding.mean() < 0.2
         assert (columns["document"][padding] == -1).all()
@@ -200,32 +284,68 @@ def test_shards_hold_the_contracts_columns(shards: Path) -> None:
         assert (columns["target_token"][columns["modality"] != TEXT] == -1).all()
 
 
-def test_shares_are_kept(shards: Path) -> None:
+def test_memory_does_not_grow_with_the_corpus(assembler: Assembler, tmp_path: Path) -> None:
+    config = PackConfig(sequence=128, window=16, shard_sequences=50)
+
+    def peak(count: int) -> int:
+        lengths = random.Random(0)
+        documents = (plain_of(assembler, lengths.randrange(8, 100)) for _ in range(count))
+        tracemalloc.start()
+        try:
+            _write_split(config, tmp_path / str(count) / "train", documents, assembler)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(50)  # what is imported and cached on the way
+    once, four_times = peak(400), peak(1600)
+    assert four_times < 1.1 * once
+
+
+def plain_of(assembler: Assembler, length: int) -> Document:
+    return assembler.texts("7" * (length - 2))[0]
+
+
+def test_training_reads_the_shares_though_media_are_stored_once(shards: Path) -> None:
     metrics = json.loads((shards / "metrics.json").read_text())
     train = metrics["train"]
-    total = sum(train["positions"].values())
-    assert abs(total - CONFIG.positions) < 0.1 * CONFIG.positions
-    assert train["positions"]["video"] / total == pytest.approx(0.2 * 63 / 67, abs=0.05)
-    assert all(count > 0 for count in train["documents"].values())
-    assert metrics["val"]["documents"]["image"] == 4  # both directions of two images, not repeated
+    assert train["documents"]["image"] == 16 and metrics["val"]["documents"]["image"] == 4  # two directions of each
+    assert sum(train["positions"].values()) < CONFIG.positions * 1.02
+    assert set(train["datasets"]) == {"text", "image", "video", "audio"} and set(metrics["val"]["datasets"]) == {"all"}
+    with closing(ShardLoader(shards, "train", batch=400, seed=0)) as loader:
+        held = np.bincount(next(loader).modality.flatten().numpy(), minlength=5)
+    assert held[VIDEO] / held[1:].sum() == pytest.approx(0.2 * 63 / 67, abs=0.02)
+    assert held[IMAGE] / held[1:].sum() == pytest.approx(0.15 * 21 / 28, abs=0.02)
+    assert max(open_split(shards, "train")["text"].counts) <= CONFIG.shard_sequences
 
 
-def test_a_repeated_clip_is_cut_anew_and_the_seed_decides_how(assembler: Assembler) -> None:
-    clip = [("the cat", torch.rand(2000, generator=torch.Generator().manual_seed(0)) - 0.5)]
-
+def test_a_repeated_clip_is_cut_anew_and_the_seed_decides_how(assembler: Assembler, corpus: Path) -> None:
     def first(seed: int) -> list[np.ndarray]:
-        rounds = _speech_rounds(clip, assembler, 0.5, random.Random(seed))
-        return [next(rounds).columns["codes"] for _ in range(4)]
+        rounds = repeated_speech(corpus, "val", assembler, 0.5, random.Random(seed))  # two clips
+        return [next(rounds).columns["codes"] for _ in range(8)]
 
     once, again, other = first(0), first(0), first(1)
     assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(once, other, strict=True))
-    assert len({codes.tobytes() for codes in once}) > 1
+    assert len({codes.tobytes() for codes in once}) > 2
+
+
+def test_rows_are_shuffled_over_row_groups_and_none_is_lost(tmp_path: Path) -> None:
+    table = pd.DataFrame({"id": range(200), "split": ["train", "val"] * 100})
+    table.to_parquet(tmp_path / "text.parquet", row_group_size=10)
+    stored = [row.id for row in rows(tmp_path, "text", ["id"], "train")]
+    assert stored == list(range(0, 200, 2))
+    shuffled = [row.id for row in rows(tmp_path, "text", ["id"], "train", random.Random(0))]
+    assert sorted(shuffled) == stored
+    assert np.corrcoef(range(100), shuffled)[0, 1] < 0.5
+    assert shuffled == [row.id for row in rows(tmp_path, "text", ["id"], "train", random.Random(0))]
 
 
 def test_packing_is_deterministic(tools, corpus, shards, tmp_path) -> None:
     pack(CONFIG, out=tmp_path, corpus=corpus, **tools)
-    for file in sorted(shards.rglob("*.npy")):
+    files = sorted(shards.rglob("*.array_record"))
+    assert len(files) > 5
+    for file in files:
         assert file.read_bytes() == (tmp_path / file.relative_to(shards)).read_bytes()
 
 
@@ -234,7 +354,7 @@ def test_bad_input_is_named(tools, corpus, tmp_path) -> None:
         pack(PackConfig(sequence=64), out=tmp_path, corpus=corpus, **tools)
     with pytest.raises(ConfigError, match="adding up to 1"):
         PackConfig.parse({"shares": {"text": 0.5}})
-    with pytest.raises(DataError, match=r"images.parquet: missing"):
+    with pytest.raises(DataError, match=r"text.parquet: missing"):
         pack(CONFIG, out=tmp_path, corpus=tmp_path, **tools)
     with pytest.raises(ArtifactError, match=r"meta.json: missing"):
         open_split(tmp_path / "none", "train")

@@ -25,7 +25,7 @@ from accordion.study.run import run_unit
 from accordion.study.study import conclude, elastic_study, prepare, read_units, run_units
 from accordion.study.units import Unit, units
 from tests.unit.model.synthetic import small_batch, small_config
-from tests.unit.train.synthetic_shards import tiny_config, write_shards
+from tests.unit.train.synthetic_shards import small_columns, tiny_config, write_columns, write_shards
 
 VALUES = {
     "seeds": (0, 1),
@@ -91,9 +91,9 @@ def test_damaged_and_missing_data_are_named(data, tmp_path):
     (broken / "columns" / "train" / "modality.xz").write_bytes(b"no xz")
     with pytest.raises(ArtifactError, match=r"modality\.xz: not readable"):
         Resident.load(broken, "train", torch.device("cpu"))
-    shards = write_shards(tmp_path / "shards")
-    position = np.load(shards / "val" / "position.npy") + np.float32(1 / 128)
-    np.save(shards / "val" / "position.npy", position)
+    moved = small_columns(8, seed=1)
+    moved["position"] += np.float32(1 / 128)
+    shards = write_columns(tmp_path / "shards", {"train": small_columns(24, seed=0), "val": moved})
     with pytest.raises(DataError, match="multiple of 1/64"):
         export(shards, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,27 +1,31 @@
 """Shards of synthetic sequences in the layout of the pack stage, small enough to train on in seconds."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from accordion.config.pretrain import ElasticConfig, MemberSpec, ModelShape, OptimizerConfig, PretrainConfig
-from accordion.data.batch import COLUMNS
+from accordion.data.batch import COLUMNS, Columns
+from tests.shard_files import write_datasets
 from tests.unit.model.synthetic import SIZES, small_batch
 
 LENGTH = 48
 
 
 def write_shards(folder: Path, sequences: int = 24) -> Path:
-    """Write `sequences` training and 8 validation sequences with the columns and meta.json of the pack stage."""
-    for seed, (split, count) in enumerate((("train", sequences), ("val", 8))):
-        (folder / split).mkdir(parents=True)
-        batch = small_batch(rows=count, length=LENGTH, seed=seed)
-        for name, (_, kind) in COLUMNS.items():
-            np.save(folder / split / f"{name}.npy", getattr(batch, name).numpy().astype(kind))
-    splits = {"train": {"sequences": sequences, "positions": {}}, "val": {"sequences": 8, "positions": {}}}
-    (folder / "meta.json").write_text(json.dumps({"sequence": LENGTH, **SIZES, "splits": splits}))
-    return folder
+    """Write `sequences` training and 8 validation sequences as the pack stage does."""
+    return write_columns(folder, {"train": small_columns(sequences, seed=0), "val": small_columns(8, seed=1)})
+
+
+def small_columns(rows: int, seed: int) -> Columns:
+    """Columns (rows,S,...) of a small batch, in the dtypes of the shards."""
+    batch = small_batch(rows=rows, length=LENGTH, seed=seed)
+    return {name: getattr(batch, name).numpy().astype(kind) for name, (_, kind) in COLUMNS.items()}
+
+
+def write_columns(folder: Path, splits: Mapping[str, Columns]) -> Path:
+    """Write each split's columns as its only dataset."""
+    facts = {"sequence": LENGTH, **SIZES}
+    return write_datasets(folder, facts, {split: {"all": columns} for split, columns in splits.items()})
 
 
 def tiny_config(**changes) -> PretrainConfig:

@@ -1,0 +1,118 @@
+"""The corpus as streams of documents, one for each kind: read a few row groups, tokenize, hand over.
+
+No stream holds more than `GROUPS` row groups of its table and `CLIPS` pictures, whatever the size of the corpus.
+"""
+
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from accordion.data.documents import Assembler, Document
+from accordion.data.tokenizers.audio_training import read_pcm
+from accordion.data.tokenizers.text import Dropout
+from accordion.data.tokenizers.vision_training import read_clips, read_png
+from accordion.errors import DataError
+
+CLIPS = 32  # encoded at once
+GROUPS = 8  # row groups that are shuffled together
+Item = TypeVar("Item")
+
+
+def rows(corpus: Path, name: str, columns: list[str], split: str, rng: random.Random | None = None) -> Iterator[Any]:
+    """The rows of one split as named tuples, in stored order or shuffled by `rng`.
+
+    Shuffled means: row groups in random order, and the rows of `GROUPS` of them at a time among each other.
+    """
+    path = corpus / f"{name}.parquet"
+    if not path.is_file():
+        raise DataError(f"{path}: missing; run the ingest stage again")
+    with pq.ParquetFile(path) as file:
+        groups = list(range(file.num_row_groups))
+        if rng is not None:
+            rng.shuffle(groups)
+        for some in _together(groups, 1 if rng is None else GROUPS):
+            table = file.read_row_groups(some, columns=[*columns, "split"]).to_pandas()
+            found = list(table[table["split"] == split].itertuples())
+            if rng is not None:
+                rng.shuffle(found)
+            yield from found
+
+
+def texts(
+    corpus: Path, split: str, assembler: Assembler, dropout: Dropout | None = None, rng: random.Random | None = None
+) -> Iterator[Document]:
+    """Each text as one document, or several if it is longer than a sequence."""
+    for row in rows(corpus, "text", ["id", "text"], split, rng):
+        yield from assembler.texts(row.text, dropout)
+
+
+def images(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None) -> Iterator[Document]:
+    """Both directions of each image: caption -> image and image -> caption."""
+    size = assembler.vision.config.image_size
+    found = rows(corpus, "images", ["id", "png", "caption"], split, rng)
+    pictures = ((row.caption, read_png(row.png, str(row.id), size)[None]) for row in found)
+    for caption, bits in _encode(pictures, assembler):
+        yield from (assembler.image(caption, bits, image_first=first) for first in (False, True))
+
+
+def videos(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None) -> Iterator[Document]:
+    """Each whole clip of each video, after its caption."""
+    config = assembler.vision.config
+    found = rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption"], split, rng)
+    clips = ((row.caption, clip) for row in found for clip in read_clips(row, config.image_size, config.frames))
+    for caption, bits in _encode(clips, assembler):
+        yield assembler.video(caption, bits)
+
+
+def _encode(clips: Iterable[tuple[str, Tensor]], assembler: Assembler) -> Iterator[tuple[str, list[Tensor]]]:
+    """Caption and bits (1,T,h,h,D) by scale of each uint8 clip (T,3,H,W)."""
+    for some in _together(clips, CLIPS):
+        scales = assembler.vision.encode(torch.stack([clip for _, clip in some]).float() / 255)
+        for index, (caption, _) in enumerate(some):
+            yield caption, [grid[index : index + 1] for grid in scales]
+
+
+def speech(corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:
+    """Both directions of each clip: transcript -> audio and audio -> transcript."""
+    for transcript, pcm in _clips(corpus, split, assembler, None):
+        codes = assembler.audio.encode(pcm)
+        yield from (assembler.speech(transcript, codes, audio_first=first) for first in (False, True))
+
+
+def repeated_speech(
+    corpus: Path, split: str, assembler: Assembler, gain: float, rng: random.Random
+) -> Iterator[Document]:
+    """The clips without end, shuffled anew in each round, in either direction, and never twice the same codes.
+
+    Each time a clip begins up to one frame later and is up to `gain` times quieter, so that a codec whose frames
+    stand alone cuts and codes it anew; a few minutes of speech would otherwise be learnt by heart.
+    """
+    frame = assembler.audio.config.frame_samples
+    while True:
+        heard = 0
+        for transcript, pcm in _clips(corpus, split, assembler, rng):
+            heard += 1
+            varied = torch.nn.functional.pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
+            yield assembler.speech(transcript, assembler.audio.encode(varied), audio_first=rng.random() < 0.5)
+        if not heard:
+            return
+
+
+def _clips(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None) -> Iterator[tuple[str, Tensor]]:
+    """Transcript and PCM (n,) of each clip."""
+    rate = assembler.audio.config.sample_rate
+    for row in rows(corpus, "audio", ["id", "pcm", "rate", "transcript"], split, rng):
+        yield row.transcript, read_pcm(row.pcm, int(row.rate), str(row.id), rate)
+
+
+def _together(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
+    """The items in lists of `count`; the last may be shorter."""
+    source = iter(items)
+    while some := list(islice(source, count)):
+        yield some
