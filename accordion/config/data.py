@@ -223,7 +223,7 @@ class PackConfig(Settings):
         {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},
         description="share of the positions that training reads, by kind of document; text fills sequences of media",
     )
-    window: int = Field(128, ge=1, description="sequences open at once while packing")
+    window: int = Field(64, ge=1, description="sequences open at once while packing")
     shard_sequences: int = Field(2048, ge=1, description="sequences in a file, at most")
 
     @model_validator(mode="after")

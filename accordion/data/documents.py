@@ -50,6 +50,12 @@ class Assembler:
                 found.append(_Builder("text", self).tokens([BOS, *piece, *ending]).document())
         return found
 
+    def cut(self, document: Document, length: int) -> tuple[Document, Document]:
+        """A text in two: its first `length` positions, whose last predicts nothing, and `BOS` with the rest."""
+        ids = document.columns["token"].tolist()
+        head, rest = (_Builder(document.kind, self).tokens(part) for part in (ids[:length], [BOS, *ids[length:]]))
+        return head.document(), rest.document()
+
     def image(self, caption: str, bits: Sequence[Tensor], *, image_first: bool) -> Document:
         """`BOS caption BOI <image> EOI EOS`, or `BOS BOI <image> EOI caption EOS`; bits of one frame (1,1,h,h,D)."""
         room = self.sequence - 4 - sum(grid.shape[2] ** 2 for grid in bits)

@@ -8,12 +8,12 @@ a medium is encoded once and read as often as its share asks for. What a medium 
 
 import random
 from bisect import bisect_left, insort
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from accordion.errors import DataError
 from accordion.observe import progress, say
 
 FILLER = "text"  # the kind that fills what others leave
+LEAST_FILL = 32  # positions of a gap that a longer text is cut for
 WHOLE = "all"  # the one dataset of the validation split
 
 
@@ -44,7 +45,7 @@ def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Pat
     splits, metrics = {}, {}
     for split in ("train", "val"):
         tallies = _write_split(config, out / split, _documents(config, corpus, split, assembler), assembler)
-        weights = blend_weights({**config.shares}, tallies) if split == "train" else {WHOLE: 1.0}
+        weights = blend_weights(dict(config.shares.items()), tallies) if split == "train" else {WHOLE: 1.0}
         whole = sum(tallies.values(), Tally())
         splits[split] = whole.to_json() | {
             "datasets": {
@@ -122,59 +123,85 @@ def interleave(
         yield document
 
 
-class Packer:
-    """Sequences being filled: each document goes into the one with the least room that still holds it.
+class Sequence(NamedTuple):
+    """A full sequence: its dataset and its documents, in order."""
 
-    A document opens, or joins, sequences of its own dataset; `FILLER` joins those of any.
+    dataset: str
+    documents: list[Document]
+
+
+class Packer:
+    """Sequences being filled: each document goes into the one of its dataset with the least room that still holds it.
+
+    What a closed sequence leaves, `FILLER` documents fill, cut to its length.
 
     Args:
         capacity: positions of a sequence.
         window: sequences open at once; beyond it the fullest is closed.
+        cut: how to cut a `FILLER` document at a length; None: what is left stays empty.
     """
 
-    def __init__(self, capacity: int, window: int) -> None:
-        self.capacity, self.window = capacity, window
+    def __init__(
+        self, capacity: int, window: int, cut: Callable[[Document, int], tuple[Document, Document]] | None = None
+    ) -> None:
+        self.capacity, self.window, self.cut = capacity, window, cut
         self._rooms: dict[str, list[tuple[int, int]]] = {}  # dataset -> sorted (room, number of the sequence)
         self._open: dict[int, list[Document]] = {}
         self._opened = 0
+        self._gaps: deque[tuple[str, list[Document], int]] = deque()  # closed, with its room, until text has come
 
-    def add(self, document: Document, dataset: str) -> Iterator[tuple[str, list[Document]]]:
-        """Lay in one document; yields what that closes, with its dataset."""
-        found = self._tightest(document.length, [*self._rooms] if document.kind == FILLER else [dataset])
-        if found is None:
+    def add(self, document: Document, dataset: str) -> Iterator[Sequence]:
+        """Lay in one document; yields what that closes."""
+        if document.kind == FILLER and self._gaps:
+            yield from self._fill(document, dataset)
+            return
+        rooms = self._rooms.setdefault(dataset, [])
+        place = bisect_left(rooms, (document.length, 0))
+        if place < len(rooms):
+            room, number = rooms.pop(place)
+        else:
             if len(self._open) == self.window:
-                yield self._close_fullest()
-            owner, room, number = dataset, self.capacity, self._opened
+                yield from self._close_fullest()
+            room, number = self.capacity, self._opened
             self._opened += 1
             self._open[number] = []
-        else:
-            owner, place = found
-            room, number = self._rooms[owner].pop(place)
         self._open[number].append(document)
         if room == document.length:
-            yield owner, self._open.pop(number)
+            yield Sequence(dataset, self._open.pop(number))
         else:
-            insort(self._rooms.setdefault(owner, []), (room - document.length, number))
+            insort(rooms, (room - document.length, number))
 
-    def _tightest(self, need: int, datasets: list[str]) -> tuple[str, int] | None:
-        """Dataset and place in its list of the sequence with the least room of at least `need`."""
-        best: tuple[tuple[int, int], str, int] | None = None
-        for name in datasets:
-            rooms = self._rooms.get(name, [])
-            place = bisect_left(rooms, (need, 0))
-            if place < len(rooms) and (best is None or rooms[place] < best[0]):
-                best = rooms[place], name, place
-        return None if best is None else best[1:]
+    def _fill(self, document: Document, dataset: str) -> Iterator[Sequence]:
+        """Put a text into the gap that waits longest; what does not fit is a text of its own."""
+        owner, members, room = self._gaps.popleft()
+        rest = None
+        if document.length > room:
+            assert self.cut is not None  # there are no gaps without
+            document, rest = self.cut(document, room)
+        members.append(document)
+        if room - document.length < LEAST_FILL:
+            yield Sequence(owner, members)
+        else:
+            self._gaps.appendleft((owner, members, room - document.length))
+        if rest is not None:
+            yield from self.add(rest, dataset)
 
-    def _close_fullest(self) -> tuple[str, list[Document]]:
+    def _close_fullest(self) -> Iterator[Sequence]:
         owner = min((name for name, rooms in self._rooms.items() if rooms), key=lambda name: self._rooms[name][0])
-        _, number = self._rooms[owner].pop(0)
-        return owner, self._open.pop(number)
+        room, number = self._rooms[owner].pop(0)
+        members = self._open.pop(number)
+        if self.cut is not None and room >= LEAST_FILL and len(self._gaps) < self.window:
+            self._gaps.append((owner, members, room))
+        else:
+            yield Sequence(owner, members)
 
-    def rest(self) -> Iterator[tuple[str, list[Document]]]:
-        """Close everything that is open, fullest first."""
+    def rest(self) -> Iterator[Sequence]:
+        """Close everything that is open, fullest first; no text comes any more."""
+        self.cut = None
+        yield from (Sequence(owner, members) for owner, members, _ in self._gaps)
+        self._gaps.clear()
         while self._open:
-            yield self._close_fullest()
+            yield from self._close_fullest()
 
 
 def lay_out(documents: list[Document], capacity: int, bits: int, levels: int) -> Columns:
@@ -239,7 +266,8 @@ def _write_split(
 ) -> dict[str, Tally]:
     """Pack and write the documents of one split; what each of its datasets holds."""
     layout = record_type(config.sequence, assembler.bits, assembler.levels)
-    packer = Packer(config.sequence, config.window)
+    # held-out texts stay whole: what is cut off would be judged without its context
+    packer = Packer(config.sequence, config.window, assembler.cut if folder.name == "train" else None)
     tallies: dict[str, Tally] = {}
     with ExitStack() as files:
         writers: dict[str, ShardWriter] = {}

@@ -180,29 +180,48 @@ def plain(length: int, kind: str = "text", mark: int = 0) -> Document:
     return Document(kind, columns)
 
 
-def packed(documents: list[Document], capacity: int, window: int) -> list[tuple[str, list[Document]]]:
-    packer = Packer(capacity, window)
+def plain_cut(document: Document, length: int) -> tuple[Document, Document]:
+    return plain(length, mark=1), plain(document.length - length + 1, mark=1)
+
+
+def packed(documents: list[Document], capacity: int, window: int, cut=None) -> list[tuple[str, list[Document]]]:
+    packer = Packer(capacity, window, cut)
     found = [closed for document in documents for closed in packer.add(document, document.kind)]
     return [*found, *packer.rest()]
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 50), st.sampled_from(["text", "image", "video"])), max_size=80),
-    st.integers(1, 12),
-)
-def test_every_document_is_packed_once_and_only_text_goes_to_others(lengths, window: int) -> None:
+LENGTHS = st.lists(st.tuples(st.integers(1, 99), st.sampled_from(["text", "image", "video"])), max_size=80)
+
+
+@given(LENGTHS, st.integers(1, 12))
+def test_every_document_is_packed_once_with_its_kind(lengths, window: int) -> None:
     documents = [plain(length, kind) for length, kind in lengths]
-    sequences = packed(documents, 50, window)
+    sequences = packed(documents, 99, window)
     held = [id(document) for _, members in sequences for document in members]
     assert sorted(held) == sorted(map(id, documents))
     for dataset, members in sequences:
-        assert 0 < sum(document.length for document in members) <= 50
-        assert {document.kind for document in members} <= {dataset, "text"}
+        assert 0 < sum(document.length for document in members) <= 99
+        assert {document.kind for document in members} == {dataset}
+
+
+@given(LENGTHS, st.integers(1, 12))
+def test_text_fills_what_media_leave_and_loses_nothing(lengths, window: int) -> None:
+    documents = [plain(length, kind) for length, kind in lengths]
+    sequences = packed(documents, 99, window, plain_cut)
+    held = [document for _, members in sequences for document in members]
+    media = [document for document in documents if document.kind != "text"]
+    assert sorted(id(document) for document in held if document.kind != "text") == sorted(map(id, media))
+    positions = [sum(each.length for each in found if each.kind == "text") for found in (documents, held)]
+    cuts = sum(int(each.columns["token"][0]) for each in held if each.kind == "text")
+    assert positions[0] <= positions[1] <= positions[0] + cuts  # a rest begins with a token of its own
+    for dataset, members in sequences:
+        assert 0 < sum(document.length for document in members) <= 99
         assert members[0].kind == dataset
+        assert {document.kind for document in members} <= {dataset, "text"}
 
 
 def test_the_fullest_sequence_is_filled_and_few_are_open() -> None:
-    documents = [plain(30, "video"), plain(45), plain(20), plain(5), plain(20)]
+    documents = [plain(30), plain(45), plain(20), plain(5), plain(20)]
     assert [[document.length for document in members] for _, members in packed(documents, 50, 8)] == [
         [30, 20], [45, 5], [20],
     ]  # fmt: skip
@@ -214,6 +233,23 @@ def test_the_fullest_sequence_is_filled_and_few_are_open() -> None:
     lengths = np.random.default_rng(0).integers(10, 120, 2000)
     sequences = packed([plain(int(length)) for length in lengths], 512, 128)
     assert 1 - lengths.sum() / (512 * len(sequences)) < 0.02
+
+
+def test_media_with_gaps_are_filled_with_cut_text() -> None:
+    documents = [document for _ in range(400) for document in (plain(340, "video"), plain(400))]
+    sequences = packed(documents, 512, 16, plain_cut)
+    room = 512 * len(sequences)
+    assert 1 - sum(document.length for _, members in sequences for document in members) / room < 0.03
+
+
+def test_a_cut_text_predicts_nothing_across_the_cut(assembler: Assembler) -> None:
+    text = assembler.texts("one two three four")[0]
+    ids = text.columns["token"].tolist()
+    head, rest = (part.columns for part in assembler.cut(text, 5))
+    assert [*head["token"].tolist(), *rest["token"].tolist()[1:]] == ids
+    assert rest["token"][0] == BOS and rest["position"][0, 0] == 0 and rest["group"][0] == 0
+    assert head["target_token"].tolist() == [*ids[1:5], -1]
+    assert rest["target_token"].tolist() == [*rest["token"].tolist()[1:], -1]
 
 
 def test_walls_groups_and_padding_of_a_sequence() -> None:
