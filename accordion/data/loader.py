@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from accordion.data.batch import Batch
@@ -194,16 +195,23 @@ def blended(folder: Path, split: str, batch: int) -> Iterator[Batch]:
 
 
 def sample(folder: Path, split: str, count: int) -> Batch:
-    """`count` sequences (all, if there are fewer) from all over a split, the same at every call."""
+    """`count` sequences (all, if there are fewer) from all over a split, the same at every call.
+
+    Each dataset gives its part by size, and at least one: a few clips among much text are judged too.
+    """
     datasets = open_split(Path(folder), split)
-    every = [(name, len(dataset)) for name, dataset in datasets.items()]
-    order = grain.MapDataset.range(sum(size for _, size in every)).shuffle(seed=0)
-    places = []
-    for position in range(min(count, len(order))):
-        row = int(order[position])
-        for name, size in every:
-            if row < size:
-                places.append((name, row))
-                break
-            row -= size
+    sizes = {name: len(dataset) for name, dataset in datasets.items()}
+    whole = sum(sizes.values())
+    count = min(count, whole)
+    taken = {name: min(size, max(1, count * size // whole)) for name, size in sizes.items()}
+    while (over := sum(taken.values()) - count) != 0:
+        if over > 0:
+            taken[max(taken, key=lambda name: taken[name])] -= 1
+        else:
+            taken[max(taken, key=lambda name: sizes[name] - taken[name])] += 1
+    places = [
+        (name, row)
+        for number, (name, size) in enumerate(sizes.items())
+        for row in np.random.default_rng(number).permutation(size)[: taken[name]].tolist()
+    ]
     return read_places(datasets, places)

@@ -2,7 +2,7 @@
 
 Documents (BOS … EOS) are whole, or pieces of a text too long for a sequence. They come one by one and are laid into
 the open sequence with the least room that still holds them; few sequences are open at once, so memory does not grow
-with the corpus. Training sequences go to a dataset for each kind of document, and the loader blends these by weight:
+with the corpus. Sequences go to a dataset for each kind of document, and the loader blends those of training by weight:
 a medium is encoded once and read as often as its share asks for. What a medium leaves of a sequence, text fills.
 """
 
@@ -30,7 +30,6 @@ from accordion.observe import progress, say
 
 FILLER = "text"  # the kind that fills what others leave
 LEAST_FILL = 32  # positions of a gap that a longer text is cut for
-WHOLE = "all"  # the one dataset of the validation split
 
 
 def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Path, audio: Path) -> dict[str, Any]:
@@ -45,8 +44,11 @@ def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Pat
     splits, metrics = {}, {}
     for split in ("train", "val"):
         tallies = _write_split(config, out / split, _documents(config, corpus, split, assembler), assembler)
-        weights = blend_weights(dict(config.shares.items()), tallies) if split == "train" else {WHOLE: 1.0}
         whole = sum(tallies.values(), Tally())
+        if split == "train":
+            weights = blend_weights(dict(config.shares.items()), tallies)
+        else:
+            weights = {name: sum(tally.shards) / sum(whole.shards) for name, tally in tallies.items()}
         splits[split] = whole.to_json() | {
             "datasets": {
                 name: tally.to_json() | {"weight": weights[name], "shards": tally.shards}
@@ -281,8 +283,7 @@ def _write_split(
             tallies[dataset].count(members, columns)
 
         for document in progress(documents, f"pack {folder.name}", unit="documents"):
-            dataset = document.kind if folder.name == "train" else WHOLE
-            for closed in packer.add(document, dataset):
+            for closed in packer.add(document, document.kind):
                 write(*closed)
         for closed in packer.rest():
             write(*closed)

@@ -207,7 +207,10 @@ def test_evaluation_reads_each_sequence_once_in_order(shards: Path) -> None:
     assert [row for batch in batches(shards, "val", 4) for row in rows(batch)] == list(range(10))
     assert [row for batch in batches(shards, "train", 4) for row in rows(batch)] == [*range(130), *range(1000, 1057)]
     assert sorted(rows(sample(shards, "train", 999))) == [*range(130), *range(1000, 1057)]
-    assert rows(sample(shards, "train", 8)) == rows(sample(shards, "train", 9))[:8] != list(range(8))
+    drawn = rows(sample(shards, "train", 8))
+    assert drawn == rows(sample(shards, "train", 8)) != list(range(8)) and len(set(drawn)) == 8
+    assert sum(row < 1000 for row in drawn) == 6  # 130 of 187 sequences, and at least one of each dataset
+    assert sorted(row < 1000 for row in rows(sample(shards, "train", 2))) == [False, True]
 
 
 def test_a_blend_to_keep_repeats_what_is_small(tmp_path: Path) -> None:
