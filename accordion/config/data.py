@@ -17,7 +17,16 @@ class SourceConfig(Settings):
     licence: str | None = Field(None, min_length=1)
     language: str | None = Field(None, pattern=r"^[A-Za-z]{2,3}([_-][A-Za-z0-9]+)*$", description="None: identified")
     role: Literal["train", "evaluation"] = Field("train", description="evaluation: all of it is held out")
-    weight: float = Field(1.0, gt=0, le=1000, description="written beside each record, for blending")
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="how often its training records are read, beside others of its kind"
+    )
+
+    @model_validator(mode="after")
+    def _weighed(self) -> "SourceConfig":
+        if self.weight != 1 and (self.kind == "retrieval" or self.role == "evaluation"):
+            why = "a collection" if self.kind == "retrieval" else "what is held out"
+            raise ValueError(f"weight: got {self.weight:g}, but {why} is not read in training; leave it out")
+        return self
 
 
 class LanguagesConfig(Settings):
@@ -59,8 +68,10 @@ class IngestConfig(Settings):
     train_domains: tuple[str, ...] = Field(
         ("libreoffice-help",), description="retrieval domains that may be trained on; the others only evaluate"
     )
-    audio_rate: int = Field(8000, ge=4000, le=48_000, description="samples a second; tokenizers.audio.sample_rate")
+    audio_rate: int = Field(8000, ge=4000, le=48_000, description="samples a second, tokenizers.audio.sample_rate")
     image_side: int = Field(256, ge=8, le=4096, description="longest side of a stored image, in pixels")
+    clip_side: int = Field(32, ge=8, le=512, description="pixels of a video clip, tokenizers.vision.image_size")
+    clip_frames: int = Field(4, ge=1, le=64, description="frames of a video clip, a multiple of the tokenizer's")
     clips: int = Field(5000, ge=1, description="most clips cut out of one film")
     languages: LanguagesConfig = LanguagesConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()

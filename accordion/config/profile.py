@@ -15,6 +15,7 @@ from accordion.config.runtime import RuntimeConfig
 from accordion.config.study import StudyConfig
 from accordion.errors import ConfigError
 
+CONTROL = 4  # tokens around a clip in its document
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 
 
@@ -58,7 +59,8 @@ class Profile(Settings):
             for member in family
             for axis in most
         ]
-        lines = [
+        lines = self._data_disagreements()
+        lines += [
             f"{path}: got {value}; pretrain.model has {most[path.rpartition('.')[2]]}"
             for path, value in asked
             if value > most[path.rpartition(".")[2]]
@@ -74,6 +76,38 @@ class Profile(Settings):
         names = [member.name for member in self.extract.members]
         if self.distil.member not in names:
             lines.append(f"distil.member: got {self.distil.member!r}; extract.members are {', '.join(names)}")
+        return lines
+
+    def _data_disagreements(self) -> list[str]:
+        ingest, tokenizers = self.ingest, self.tokenizers
+        vision, audio = tokenizers.vision, tokenizers.audio
+        lines = []
+        if ingest.audio_rate != audio.sample_rate:
+            lines.append(
+                f"ingest.audio_rate: got {ingest.audio_rate}; tokenizers.audio.sample_rate is {audio.sample_rate}, "
+                "and speech is coded at the rate it is stored with: make them equal"
+            )
+        if ingest.image_side < vision.image_size:
+            lines.append(
+                f"ingest.image_side: got {ingest.image_side}; tokenizers.vision.image_size is {vision.image_size}, "
+                "and pictures would be stored smaller than they are coded: raise it"
+            )
+        if ingest.clip_side != vision.image_size:
+            lines.append(
+                f"ingest.clip_side: got {ingest.clip_side}; tokenizers.vision.image_size is {vision.image_size}, "
+                "and clips are coded at the size they are stored with: make them equal"
+            )
+        if ingest.clip_frames % vision.frames:
+            lines.append(
+                f"ingest.clip_frames: got {ingest.clip_frames}; wants a multiple of tokenizers.vision.frames, "
+                f"{vision.frames}, or frames of each clip would be left over"
+            )
+        clip = vision.frames * sum(side * side for side in vision.scales)
+        if clip + CONTROL > self.pack.sequence:
+            lines.append(
+                f"pack.sequence: got {self.pack.sequence}; a clip of tokenizers.vision.frames and .scales takes "
+                f"{clip} positions and {CONTROL} control tokens: raise it to {clip + CONTROL}"
+            )
         return lines
 
     def _study_disagreements(self, least: int) -> list[str]:

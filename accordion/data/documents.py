@@ -1,7 +1,8 @@
 """Documents of text, images, video and speech as columns of positions: ids, codes, inputs, targets, Uni-RoPE."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -13,12 +14,33 @@ from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
 from accordion.errors import DataError
 
 
+class Pool(NamedTuple):
+    """Documents that are read equally often: of one kind, from sources of one weight."""
+
+    kind: str
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.weight == 1 else f"{self.kind}-x{self.weight:.12g}"
+
+
 @dataclass(frozen=True)
 class Document:
-    """One document: columns of (length, ...), groups counted from 0; `kind` is what its share is charged to."""
+    """One document: columns of (length, ...), groups counted from 0.
+
+    Attributes:
+        kind: what its share is charged to.
+        weight: of its source, how often it is read beside others of its kind.
+    """
 
     kind: str
     columns: Columns
+    weight: float = 1.0
+
+    @property
+    def pool(self) -> Pool:
+        return Pool(self.kind, self.weight)
 
     @property
     def length(self) -> int:
@@ -54,7 +76,7 @@ class Assembler:
         """A text in two: its first `length` positions, whose last predicts nothing, and `BOS` with the rest."""
         ids = document.columns["token"].tolist()
         head, rest = (_Builder(document.kind, self).tokens(part) for part in (ids[:length], [BOS, *ids[length:]]))
-        return head.document(), rest.document()
+        return replace(head.document(), weight=document.weight), replace(rest.document(), weight=document.weight)
 
     def image(self, caption: str, bits: Sequence[Tensor], *, image_first: bool) -> Document:
         """`BOS caption BOI <image> EOI EOS`, or `BOS BOI <image> EOI caption EOS`; bits of one frame (1,1,h,h,D)."""

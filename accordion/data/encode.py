@@ -5,6 +5,7 @@ No stream holds more than `GROUPS` row groups of its table and `CLIPS` pictures,
 
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,41 +49,43 @@ def texts(
     corpus: Path, split: str, assembler: Assembler, dropout: Dropout | None = None, rng: random.Random | None = None
 ) -> Iterator[Document]:
     """Each text as one document, or several if it is longer than a sequence."""
-    for row in rows(corpus, "text", ["id", "text"], split, rng):
-        yield from assembler.texts(row.text, dropout)
+    for row in rows(corpus, "text", ["id", "text", "weight"], split, rng):
+        yield from (replace(document, weight=row.weight) for document in assembler.texts(row.text, dropout))
 
 
 def images(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None) -> Iterator[Document]:
     """Both directions of each image: caption -> image and image -> caption."""
     size = assembler.vision.config.image_size
-    found = rows(corpus, "images", ["id", "png", "caption"], split, rng)
-    pictures = ((row.caption, read_png(row.png, str(row.id), size)[None]) for row in found)
-    for caption, bits in _encode(pictures, assembler):
-        yield from (assembler.image(caption, bits, image_first=first) for first in (False, True))
+    found = rows(corpus, "images", ["id", "png", "caption", "weight"], split, rng)
+    pictures = ((row, read_png(row.png, str(row.id), size)[None]) for row in found)
+    for row, bits in _encode(pictures, assembler):
+        both = (assembler.image(row.caption, bits, image_first=first) for first in (False, True))
+        yield from (replace(document, weight=row.weight) for document in both)
 
 
 def videos(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None) -> Iterator[Document]:
     """Each whole clip of each video, after its caption."""
     config = assembler.vision.config
-    found = rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption"], split, rng)
-    clips = ((row.caption, clip) for row in found for clip in read_clips(row, config.image_size, config.frames))
-    for caption, bits in _encode(clips, assembler):
-        yield assembler.video(caption, bits)
+    found = rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption", "weight"], split, rng)
+    clips = ((row, clip) for row in found for clip in read_clips(row, config.image_size, config.frames))
+    for row, bits in _encode(clips, assembler):
+        yield replace(assembler.video(row.caption, bits), weight=row.weight)
 
 
-def _encode(clips: Iterable[tuple[str, Tensor]], assembler: Assembler) -> Iterator[tuple[str, list[Tensor]]]:
-    """Caption and bits (1,T,h,h,D) by scale of each uint8 clip (T,3,H,W)."""
+def _encode(clips: Iterable[tuple[Any, Tensor]], assembler: Assembler) -> Iterator[tuple[Any, list[Tensor]]]:
+    """Row and bits (1,T,h,h,D) by scale of each uint8 clip (T,3,H,W)."""
     for some in _together(clips, CLIPS):
         scales = assembler.vision.encode(torch.stack([clip for _, clip in some]).float() / 255)
-        for index, (caption, _) in enumerate(some):
-            yield caption, [grid[index : index + 1] for grid in scales]
+        for index, (row, _) in enumerate(some):
+            yield row, [grid[index : index + 1] for grid in scales]
 
 
 def speech(corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:
     """Both directions of each clip: transcript -> audio and audio -> transcript."""
-    for transcript, pcm in _clips(corpus, split, assembler, None):
+    for row, pcm in _clips(corpus, split, assembler, None):
         codes = assembler.audio.encode(pcm)
-        yield from (assembler.speech(transcript, codes, audio_first=first) for first in (False, True))
+        both = (assembler.speech(row.transcript, codes, audio_first=first) for first in (False, True))
+        yield from (replace(document, weight=row.weight) for document in both)
 
 
 def repeated_speech(
@@ -96,19 +99,21 @@ def repeated_speech(
     frame = assembler.audio.config.frame_samples
     while True:
         heard = 0
-        for transcript, pcm in _clips(corpus, split, assembler, rng):
+        for row, pcm in _clips(corpus, split, assembler, rng):
             heard += 1
             varied = torch.nn.functional.pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
-            yield assembler.speech(transcript, assembler.audio.encode(varied), audio_first=rng.random() < 0.5)
+            codes = assembler.audio.encode(varied)
+            document = assembler.speech(row.transcript, codes, audio_first=rng.random() < 0.5)
+            yield replace(document, weight=row.weight)
         if not heard:
             return
 
 
-def _clips(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None) -> Iterator[tuple[str, Tensor]]:
-    """Transcript and PCM (n,) of each clip."""
+def _clips(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None) -> Iterator[tuple[Any, Tensor]]:
+    """Row and PCM (n,) of each clip."""
     rate = assembler.audio.config.sample_rate
-    for row in rows(corpus, "audio", ["id", "pcm", "rate", "transcript"], split, rng):
-        yield row.transcript, read_pcm(row.pcm, int(row.rate), str(row.id), rate)
+    for row in rows(corpus, "audio", ["id", "pcm", "rate", "transcript", "weight"], split, rng):
+        yield row, read_pcm(row.pcm, int(row.rate), str(row.id), rate)
 
 
 def _together(items: Iterable[Item], count: int) -> Iterator[list[Item]]:

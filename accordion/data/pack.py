@@ -2,8 +2,9 @@
 
 Documents (BOS … EOS) are whole, or pieces of a text too long for a sequence. They come one by one and are laid into
 the open sequence with the least room that still holds them; few sequences are open at once, so memory does not grow
-with the corpus. Sequences go to a dataset for each kind of document, and the loader blends those of training by weight:
-a medium is encoded once and read as often as its share asks for. What a medium leaves of a sequence, text fills.
+with the corpus. Sequences go to a dataset for each kind of document, and for each weight of sources within it; the
+loader blends those of training: a medium is encoded once and read as often as its share asks for. What a medium leaves
+of a sequence, text fills.
 """
 
 import random
@@ -19,7 +20,7 @@ import numpy as np
 
 from accordion.config.data import PackConfig
 from accordion.data.batch import MODALITIES, PAD, Columns, empty_columns
-from accordion.data.documents import Assembler, Document
+from accordion.data.documents import Assembler, Document, Pool
 from accordion.data.encode import images, repeated_speech, speech, texts, videos
 from accordion.data.shards import ShardWriter, record_type, write_meta
 from accordion.data.tokenizers.audio import AudioTokenizer
@@ -48,16 +49,11 @@ def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Pat
         if split == "train":
             weights = blend_weights(dict(config.shares.items()), tallies)
         else:
-            weights = {name: sum(tally.shards) / sum(whole.shards) for name, tally in tallies.items()}
-        splits[split] = whole.to_json() | {
-            "datasets": {
-                name: tally.to_json() | {"weight": weights[name], "shards": tally.shards}
-                for name, tally in tallies.items()
-            }
-        }
-        metrics[split] = whole.to_json() | {
-            "datasets": {name: tally.to_json() | {"weight": weights[name]} for name, tally in tallies.items()}
-        }
+            weights = {pool: sum(tally.shards) / sum(whole.shards) for pool, tally in tallies.items()}
+        datasets = {pool.name: tally.to_json() | {"weight": weights[pool]} for pool, tally in tallies.items()}
+        metrics[split] = whole.to_json() | {"datasets": datasets}
+        stored = {pool.name: datasets[pool.name] | {"shards": tally.shards} for pool, tally in tallies.items()}
+        splits[split] = whole.to_json() | {"datasets": stored}
         say(f"pack {split}: {metrics[split]}")
     write_meta(out, _facts(assembler), record_type(config.sequence, assembler.bits, assembler.levels), splits)
     return metrics
@@ -128,7 +124,7 @@ def interleave(
 class Sequence(NamedTuple):
     """A full sequence: its dataset and its documents, in order."""
 
-    dataset: str
+    dataset: Pool
     documents: list[Document]
 
 
@@ -147,12 +143,12 @@ class Packer:
         self, capacity: int, window: int, cut: Callable[[Document, int], tuple[Document, Document]] | None = None
     ) -> None:
         self.capacity, self.window, self.cut = capacity, window, cut
-        self._rooms: dict[str, list[tuple[int, int]]] = {}  # dataset -> sorted (room, number of the sequence)
+        self._rooms: dict[Pool, list[tuple[int, int]]] = {}  # dataset -> sorted (room, number of the sequence)
         self._open: dict[int, list[Document]] = {}
         self._opened = 0
-        self._gaps: deque[tuple[str, list[Document], int]] = deque()  # closed, with its room, until text has come
+        self._gaps: deque[tuple[Pool, list[Document], int]] = deque()  # closed, with its room, until text has come
 
-    def add(self, document: Document, dataset: str) -> Iterator[Sequence]:
+    def add(self, document: Document, dataset: Pool) -> Iterator[Sequence]:
         """Lay in one document; yields what that closes."""
         if document.kind == FILLER and self._gaps:
             yield from self._fill(document, dataset)
@@ -173,7 +169,7 @@ class Packer:
         else:
             insort(rooms, (room - document.length, number))
 
-    def _fill(self, document: Document, dataset: str) -> Iterator[Sequence]:
+    def _fill(self, document: Document, dataset: Pool) -> Iterator[Sequence]:
         """Put a text into the gap that waits longest; what does not fit is a text of its own."""
         owner, members, room = self._gaps.popleft()
         rest = None
@@ -226,13 +222,13 @@ class Tally:
     """What a dataset holds.
 
     Attributes:
-        kinds: positions by kind of document (a caption counts for its image).
+        pools: positions by what documents they are of (a caption counts for its image).
         modalities: positions by modality, padding included.
         documents: by kind.
         shards: sequences in each file.
     """
 
-    kinds: Counter[str] = field(default_factory=Counter)
+    pools: Counter[Pool] = field(default_factory=Counter)
     modalities: Counter[str] = field(default_factory=Counter)
     documents: Counter[str] = field(default_factory=Counter)
     shards: list[int] = field(default_factory=list)
@@ -240,14 +236,14 @@ class Tally:
     def count(self, documents: list[Document], columns: Columns) -> None:
         """Add one sequence."""
         for document in documents:
-            self.kinds[document.kind] += document.length
+            self.pools[document.pool] += document.length
             self.documents[document.kind] += 1
         held = np.bincount(columns["modality"], minlength=len(MODALITIES))
         self.modalities.update(dict(zip(MODALITIES, held.tolist(), strict=True)))
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
-            self.kinds + other.kinds,
+            self.pools + other.pools,
             self.modalities + other.modalities,
             self.documents + other.documents,
             self.shards + other.shards,
@@ -265,51 +261,70 @@ class Tally:
 
 def _write_split(
     config: PackConfig, folder: Path, documents: Iterator[Document], assembler: Assembler
-) -> dict[str, Tally]:
+) -> dict[Pool, Tally]:
     """Pack and write the documents of one split; what each of its datasets holds."""
     layout = record_type(config.sequence, assembler.bits, assembler.levels)
+    training = folder.name == "train"
     # held-out texts stay whole: what is cut off would be judged without its context
-    packer = Packer(config.sequence, config.window, assembler.cut if folder.name == "train" else None)
-    tallies: dict[str, Tally] = {}
+    packer = Packer(config.sequence, config.window, assembler.cut if training else None)
+    tallies: dict[Pool, Tally] = {}
     with ExitStack() as files:
-        writers: dict[str, ShardWriter] = {}
+        writers: dict[Pool, ShardWriter] = {}
 
-        def write(dataset: str, members: list[Document]) -> None:
+        def write(dataset: Pool, members: list[Document]) -> None:
             if dataset not in writers:
-                writers[dataset] = files.enter_context(ShardWriter(folder / dataset, layout, config.shard_sequences))
-                tallies[dataset] = Tally(shards=writers[dataset].counts)
+                writer = ShardWriter(folder / dataset.name, layout, config.shard_sequences)
+                writers[dataset] = files.enter_context(writer)
+                tallies[dataset] = Tally(shards=writer.counts)
             columns = lay_out(members, config.sequence, assembler.bits, assembler.levels)
             writers[dataset].add(columns)
             tallies[dataset].count(members, columns)
 
         for document in progress(documents, f"pack {folder.name}", unit="documents"):
-            for closed in packer.add(document, document.kind):
+            for closed in packer.add(document, document.pool if training else Pool(document.kind)):
                 write(*closed)
         for closed in packer.rest():
             write(*closed)
     return dict(sorted(tallies.items()))
 
 
-def blend_weights(shares: Mapping[str, float], tallies: Mapping[str, Tally]) -> dict[str, float]:
+def blend_weights(shares: Mapping[str, float], tallies: Mapping[Pool, Tally]) -> dict[Pool, float]:
     """The share of sequences to draw from each dataset, so that kinds of document get their share of the positions.
 
-    With m[d][k] the mean positions of kind k in a sequence of dataset d: a medium needs shares[k] / m[k][k]
-    sequences, and its own dataset gives text what the fillers of the others have not given yet.
+    A kind's share is divided among its pools by positions times weight. With m[d][p] the mean positions of pool p in a
+    sequence of dataset d: a pool of media needs share[p] / m[p][p] sequences, and the datasets of text give what the
+    fillers of media have not given yet.
 
     Raises:
         DataError: the fillers alone are more text than its share.
     """
     mean = {
-        name: {kind: held / sum(tally.shards) for kind, held in tally.kinds.items()} for name, tally in tallies.items()
+        name: {pool: held / sum(tally.shards) for pool, held in tally.pools.items()} for name, tally in tallies.items()
     }
-    needed = {name: shares[name] / mean[name][name] for name in tallies if name != FILLER}
-    if FILLER in tallies:
-        filled = sum(count * mean[name].get(FILLER, 0.0) for name, count in needed.items())
+    wanted = _pool_shares(shares, sum((tally.pools for tally in tallies.values()), Counter()))
+    needed = {pool: wanted[pool] / mean[pool][pool] for pool in tallies if pool.kind != FILLER}
+    if texts := [pool for pool in tallies if pool.kind == FILLER]:
+        given: Counter[Pool] = Counter()
+        for name, count in needed.items():
+            given.update({pool: count * held for pool, held in mean[name].items() if pool.kind == FILLER})
+        filled = sum(given.values())
         if filled >= shares[FILLER]:
             raise DataError(
                 f"pack.shares.{FILLER}: {shares[FILLER]:g}, but the text that fills sequences of media is already "
                 f"{filled:.3f} of the positions; raise it, or lengthen pack.sequence"
             )
-        needed[FILLER] = (shares[FILLER] - filled) / mean[FILLER][FILLER]
+        lacking = {pool: max(0.0, wanted[pool] - given[pool]) for pool in texts}  # a light pool may fill too often
+        if not any(lacking.values()):
+            lacking = {pool: wanted[pool] for pool in texts}
+        scale = (shares[FILLER] - filled) / sum(lacking.values())
+        needed |= {pool: scale * lacking[pool] / mean[pool][pool] for pool in texts}
     total = sum(needed.values())
     return {name: needed[name] / total for name in tallies}
+
+
+def _pool_shares(shares: Mapping[str, float], held: Mapping[Pool, int]) -> dict[Pool, float]:
+    """The share of the positions of each pool; `held`: positions that are stored."""
+    weighed: Counter[str] = Counter()
+    for pool, positions in held.items():
+        weighed[pool.kind] += positions * pool.weight  # type: ignore[assignment]  # counts of any number
+    return {pool: shares[pool.kind] * held[pool] * pool.weight / weighed[pool.kind] for pool in held}

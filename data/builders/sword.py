@@ -3,6 +3,7 @@
 import re
 import struct
 import zlib
+from html import unescape
 
 from builders.packages import Packages, check_count
 
@@ -11,7 +12,7 @@ BIBLES = {  # package -> (folder of the module, verses that are not empty)
     "sword-text-sparv": ("spaRV1909eb", 31_084),
     "sword-text-web": ("engWEB2015eb", 37_458),
 }
-TOPICS = {False: (4649, 138_528), True: (11_529, 152_679)}  # by heading -> (topics, judgements)
+TOPICS = {False: (4649, 138_528), True: (13_262, 153_028)}  # by heading -> (topics, judgements)
 
 
 def _clean(osis: str) -> str:
@@ -50,10 +51,16 @@ def verses(packages: Packages, package: str) -> dict[str, str]:
     return found
 
 
+def _heading(piece: str) -> str:
+    """What a line of an article says before its references, without its arrow or number."""
+    return re.sub(r"^(?:→|\d+\.|[\s.])+", "", unescape(_clean(piece.partition("<ref")[0]))).rstrip(" ,;:")
+
+
 def topics(packages: Packages, order: list[str], *, by_heading: bool) -> dict[str, list[str]]:
     """Topic -> verses a human editor listed below it; ranges are written out along `order`.
 
-    by_heading: `Aaron: Lineage of` and every other heading of an article is a topic of its own.
+    by_heading: `Aaron: Lineage of` and every other heading of an article is a topic of its own; `1.`, `2.` before
+    headings part the persons and places of one name.
 
     zLD: `.idx` points into `.dat` at `KEY\\r\\n` + (block, entry); `.zdx` points at zlib blocks of `.zdt`,
     each a count and (offset, size) of its entries.
@@ -74,13 +81,13 @@ def topics(packages: Packages, order: list[str], *, by_heading: bool) -> dict[st
         offset, length = struct.unpack_from("<II", texts[block], 4 + 8 * entry)
         article = texts[block][offset : offset + length].decode("utf-8")
         topic = key.decode("utf-8").strip()
-        for piece in re.split(r"<lb/>\s*→", article) if by_heading else [article]:
+        for piece in article.split("<lb/>") if by_heading else [article]:
             judged: dict[str, None] = {}
             for reference in re.findall(r'osisRef="([^"]+)"', piece):
                 first, _, last = reference.partition("-")
                 if first in position and (last or first) in position:
                     judged.update(dict.fromkeys(order[position[first] : position[last or first] + 1]))
-            heading = _clean(piece.partition("<ref")[0]) if by_heading else ""
+            heading = _heading(piece) if by_heading else ""
             if judged:
                 name = f"{topic}: {heading}" if heading else topic
                 found[name] = list(dict.fromkeys([*(found.get(name, []) if by_heading else []), *judged]))

@@ -55,6 +55,11 @@ def test_wrong_value_names_path_value_and_wish(override, message):
         ),
         ("pretrain.model.layers=5", r"pretrain\.family\.full\.layers: got 8; pretrain\.model has 5"),
         ("pretrain.elastic.layers=[4, 8]", r"pretrain\.elastic\.layers: got 4; a sub-model keeps at least 5 layers"),
+        ("ingest.audio_rate=16000", r"ingest\.audio_rate: got 16000; tokenizers\.audio\.sample_rate is 8000"),
+        ("ingest.image_side=16", r"ingest\.image_side: got 16; tokenizers\.vision\.image_size is 32"),
+        ("ingest.clip_side=48", r"ingest\.clip_side: got 48; tokenizers\.vision\.image_size is 32"),
+        ("ingest.clip_frames=6", r"ingest\.clip_frames: got 6; wants a multiple of tokenizers\.vision\.frames, 4"),
+        ("pack.sequence=128", r"pack\.sequence: got 128; a clip of tokenizers\.vision\.frames .* raise it to 344"),
         ("distil.member=huge", r"distil\.member: got 'huge'; extract\.members are .*small"),
     ],
 )

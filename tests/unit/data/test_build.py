@@ -6,10 +6,12 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +23,7 @@ from accordion.home import REPOSITORY
 DATA = REPOSITORY / "data"
 sys.path.insert(0, str(DATA))  # the builders are scripts beside the library, not part of it
 
-from builders import dictionaries, faq, gnome, packages, pictures, speech, stamps, text  # noqa: E402
+from builders import dictionaries, faq, gnome, packages, pictures, speech, stamps, sword, text  # noqa: E402
 from builders.packages import Packages, check_count  # noqa: E402
 from builders.tiers import FULL, SAMPLE  # noqa: E402
 from builders.write import Written, write_gzip  # noqa: E402
@@ -143,6 +145,40 @@ def test_dictionaries_are_cleaned_and_counted(shelf: Shelf, tmp_path: Path, monk
         dictionaries.entries(shelf.open(), "es")
 
 
+def test_each_line_of_an_article_is_a_topic_and_persons_of_one_name_are_parted(shelf: Shelf) -> None:
+    def ref(verses: str) -> str:
+        return f'<ref osisRef="{verses}">there</ref>'
+
+    articles = {
+        "GEDOR": f"<def>\n<lb/>1. A city {ref('Gen.1.1')}\n<lb/>2. &#8220;Father&#8221; of Jered, "
+                 f"{ref('Gen.1.2-Gen.1.4')}"
+                 f"<list><item>See also {ref('Gen.1.6')}</item></list></def>",
+        "AARON": f"<lb/>→ Lineage of {ref('Gen.1.5')} and {ref('Gen.9')}<lb/>→ Nothing"
+                 f"<lb/>→ Lineage of {ref('Gen.1.6')}",
+        "ABBA": f"A word {ref('Gen.1.1')}",
+    }  # fmt: skip
+    bodies = [article.encode() for article in articles.values()]
+    head = 4 + 8 * len(bodies)
+    offsets = [head + sum(map(len, bodies[:number])) for number in range(len(bodies))]
+    table = b"".join(struct.pack("<II", offset, len(body)) for offset, body in zip(offsets, bodies, strict=True))
+    block = zlib.compress(struct.pack("<I", len(bodies)) + table + b"".join(bodies))
+    entries = [f"{key}\r\n".encode() + struct.pack("<II", 0, number) for number, key in enumerate(articles)]
+    starts = [sum(map(len, entries[:number])) for number in range(len(entries))]
+    index = b"".join(struct.pack("<II", start, len(entry)) for start, entry in zip(starts, entries, strict=True))
+    stem = "usr/share/sword/modules/lexdict/zld/nave/nave"
+    shelf.deb("sword-dict-naves", {f"{stem}.idx": index, f"{stem}.dat": b"".join(entries),
+                                   f"{stem}.zdx": struct.pack("<II", 0, len(block)), f"{stem}.zdt": block})  # fmt: skip
+    order = [f"Gen.1.{number}" for number in range(1, 7)]
+    assert sword.topics(shelf.open(), order, by_heading=True) == {
+        "GEDOR: A city": ["Gen.1.1"],
+        "GEDOR: “Father” of Jered": ["Gen.1.2", "Gen.1.3", "Gen.1.4", "Gen.1.6"],
+        "AARON: Lineage of": ["Gen.1.5", "Gen.1.6"],
+        "ABBA: A word": ["Gen.1.1"],
+    }
+    whole = sword.topics(shelf.open(), order, by_heading=False)
+    assert list(whole) == list(articles) and len(whole["GEDOR"]) == 5
+
+
 def mallard(*lines: str) -> str:
     body = "".join(f"<p>{line}</p>" for line in lines[1:])
     return (f'<page xmlns="http://projectmallard.org/1.0/" id="x"><info><desc>hidden</desc><title>hidden</title></info>'
@@ -252,6 +288,25 @@ def test_a_second_build_returns_at_once(
     assert gzip.decompress((out / "letters/a.gz").read_bytes()) == b"abc"  # the old tier stays
     build.build(FULL, out, shelf.folder, [toy_part()])
     assert sorted(path.name for path in tmp_path.iterdir() if "full" in path.name) == ["full"]
+
+
+def test_a_tier_is_compared_with_what_would_be_built(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.deb("toy", {"usr/share/toy/letters": "abc"})
+    out = tmp_path / "full"
+    build.build(FULL, out, shelf.folder, [toy_part()])
+    build.check(FULL, out, shelf.folder, [toy_part()])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "letters/a.gz").write_bytes(gzip.compress(b"abc", compresslevel=0, mtime=9))
+    (out / "letters/extra").write_text("x")
+    with pytest.raises(DataError) as error:
+        build.check(FULL, out, shelf.folder, [toy_part(), toy_part("more")])
+    assert "letters/a.gz: packed differently, the content is the same" in str(error.value)
+    assert "letters/extra: not built" in str(error.value) and "more/a.gz: missing" in str(error.value)
+    (out / "letters/a.gz").write_bytes(gzip.compress(b"abd", mtime=0))
+    with pytest.raises(DataError, match=r"a\.gz: other content"):
+        build.check(FULL, out, shelf.folder, [toy_part()])
+    assert (out / "letters/extra").is_file() and len(before) + 1 == sum(path.is_file() for path in out.rglob("*"))
+    assert [path.name for path in tmp_path.iterdir() if "check" in path.name] == []
 
 
 KILLED = """

@@ -14,7 +14,7 @@ from accordion.config.data import IngestConfig
 from accordion.data.ingest import ingest
 from accordion.data.media import read_audio
 from accordion.data.sources.base import Split
-from accordion.data.sources.video import cut, held_out
+from accordion.data.sources.video import Window, cut, held_out
 from accordion.errors import DataError
 from accordion.home import REPOSITORY
 
@@ -214,8 +214,11 @@ def test_shipped_gsm_is_decoded_to_160_samples_a_frame() -> None:
 
 def test_video_clips_never_share_a_frame_between_the_splits() -> None:
     film = [np.full((64, 114, 3), number, np.uint8) for number in range(132)]
-    clips = list(cut(iter(film), 10))
+    clips = list(cut(iter(film), 10, Window()))
     seen = {split: {int(v) for _, s, c in clips if s == split for v in c[:, 0, 0, 0]} for split in ("train", "val")}
     assert seen["val"] and seen["train"] and not seen["val"] & seen["train"]
     assert {clip.shape for _, _, clip in clips} == {(4, 32, 32, 3)}
-    assert 0.05 < np.mean([held_out(frame, 10) for frame in range(132)]) < 0.2
+    longer = list(cut(iter(film), 10, Window(side=48, frames=8)))
+    assert {clip.shape for _, _, clip in longer} == {(8, 48, 48, 3)}
+    assert {split for _, split, _ in longer} == {"train", "val"}
+    assert 0.05 < np.mean([held_out(frame, 10, Window().block) for frame in range(132)]) < 0.2

@@ -270,6 +270,8 @@ def test_unknown_keys_and_wrong_values_of_a_source_are_refused_with_their_path()
         ({"kind": "text"}, r"sources\.0\.path: missing"),
         ({"kind": "text", "path": "x", "weight": 0}, r"sources\.0\.weight"),
         ({"kind": "text", "path": "x", "role": "test"}, r"sources\.0\.role"),
+        ({"kind": "retrieval", "path": "x", "weight": 2}, r"sources\.0: .*weight: got 2, but a collection is not read"),
+        ({"kind": "text", "path": "x", "role": "evaluation", "weight": 2}, r"what is held out is not read in training"),
     ]:
         with pytest.raises(ConfigError, match=message):
             IngestConfig.parse({"sources": [entry]})

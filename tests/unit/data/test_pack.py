@@ -18,7 +18,7 @@ from PIL import Image
 
 from accordion.config.data import AudioTokenizerConfig, PackConfig, TextTokenizerConfig, VisionTokenizerConfig
 from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, empty_columns
-from accordion.data.documents import Assembler, Document
+from accordion.data.documents import Assembler, Document, Pool
 from accordion.data.encode import repeated_speech, rows
 from accordion.data.loader import ShardLoader
 from accordion.data.pack import Packer, Tally, _write_split, blend_weights, interleave, lay_out, pack
@@ -58,7 +58,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return buffer.getvalue()
 
     def table(name: str, count: int, **columns) -> None:
-        rows = [{"id": f"{name}{i}", "split": "val" if i % 5 == 0 else "train"} for i in range(count)]
+        rows = [{"id": f"{name}{i}", "split": "val" if i % 5 == 0 else "train", "weight": 1.0} for i in range(count)]
         frame = pd.DataFrame(rows).assign(**{key: [make(i) for i in range(count)] for key, make in columns.items()})
         frame.to_parquet(folder / f"{name}.parquet")
 
@@ -184,9 +184,9 @@ def plain_cut(document: Document, length: int) -> tuple[Document, Document]:
     return plain(length, mark=1), plain(document.length - length + 1, mark=1)
 
 
-def packed(documents: list[Document], capacity: int, window: int, cut=None) -> list[tuple[str, list[Document]]]:
+def packed(documents: list[Document], capacity: int, window: int, cut=None) -> list[tuple[Pool, list[Document]]]:
     packer = Packer(capacity, window, cut)
-    found = [closed for document in documents for closed in packer.add(document, document.kind)]
+    found = [closed for document in documents for closed in packer.add(document, document.pool)]
     return [*found, *packer.rest()]
 
 
@@ -201,7 +201,7 @@ def test_every_document_is_packed_once_with_its_kind(lengths, window: int) -> No
     assert sorted(held) == sorted(map(id, documents))
     for dataset, members in sequences:
         assert 0 < sum(document.length for document in members) <= 99
-        assert {document.kind for document in members} == {dataset}
+        assert {document.pool for document in members} == {dataset}
 
 
 @given(LENGTHS, st.integers(1, 12))
@@ -216,8 +216,8 @@ def test_text_fills_what_media_leave_and_loses_nothing(lengths, window: int) -> 
     assert positions[0] <= positions[1] <= positions[0] + cuts  # a rest begins with a token of its own
     for dataset, members in sequences:
         assert 0 < sum(document.length for document in members) <= 99
-        assert members[0].kind == dataset
-        assert {document.kind for document in members} <= {dataset, "text"}
+        assert members[0].pool == dataset
+        assert {document.kind for document in members} <= {dataset.kind, "text"}
 
 
 def test_the_fullest_sequence_is_filled_and_few_are_open() -> None:
@@ -228,7 +228,7 @@ def test_the_fullest_sequence_is_filled_and_few_are_open() -> None:
     packer = Packer(100, 4)
     waiting = 0
     for length in [60] * 50:
-        waiting += 1 - len(list(packer.add(plain(length), "text")))
+        waiting += 1 - len(list(packer.add(plain(length), Pool("text"))))
         assert waiting <= 4
     lengths = np.random.default_rng(0).integers(10, 120, 2000)
     sequences = packed([plain(int(length)) for length in lengths], 512, 128)
@@ -274,22 +274,78 @@ def test_kinds_come_by_their_shares_and_end_with_their_streams_or_shares() -> No
 
 
 def tally(sequences: int, **kinds: int) -> Tally:
-    return Tally(kinds=Counter(kinds), shards=[sequences])
+    return Tally(pools=Counter({Pool(kind): held for kind, held in kinds.items()}), shards=[sequences])
 
 
 def test_weights_give_each_kind_its_share_of_the_positions() -> None:
-    tallies = {"text": tally(10, text=1000), "video": tally(5, video=300, text=150), "audio": tally(2, audio=160)}
+    text, video, audio = Pool("text"), Pool("video"), Pool("audio")
+    tallies = {text: tally(10, text=1000), video: tally(5, video=300, text=150), audio: tally(2, audio=160)}
     shares = {"text": 0.5, "video": 0.3, "audio": 0.2}
     weights = blend_weights(shares, tallies)
     assert sum(weights.values()) == pytest.approx(1)
     read = Counter()
     for name, held in tallies.items():
-        for kind, positions in held.kinds.items():
-            read[kind] += weights[name] * positions / sum(held.shards)
+        for pool, positions in held.pools.items():
+            read[pool.kind] += weights[name] * positions / sum(held.shards)
     total = sum(read.values())
     assert {kind: positions / total for kind, positions in read.items()} == pytest.approx(shares)
     with pytest.raises(DataError, match=r"pack.shares.text: 0.05, but the text that fills.*raise it"):
-        blend_weights({"text": 0.05, "video": 0.95}, {name: tallies[name] for name in ("text", "video")})
+        blend_weights({"text": 0.05, "video": 0.95}, {pool: tallies[pool] for pool in (text, video)})
+
+
+@pytest.mark.parametrize(("heavy", "fills"), [(3.0, 150), (3.0, 0), (0.001, 300)])
+def test_a_source_is_read_by_its_weight_within_its_kind(heavy: float, fills: int) -> None:
+    """Of 2,000 positions of text and 400 of pictures a half is of a source of another weight."""
+    light, heavier, images = Pool("text"), Pool("text", heavy), Pool("image")
+    more = Pool("image", heavy)
+    tallies = {
+        light: Tally(pools=Counter({light: 1000 - fills}), shards=[10]),
+        heavier: Tally(pools=Counter({heavier: 1000 - fills}), shards=[10]),
+        images: Tally(pools=Counter({images: 200, light: fills, heavier: fills}), shards=[5]),
+        more: Tally(pools=Counter({more: 200}), shards=[5]),
+    }
+    weights = blend_weights({"text": 0.75, "image": 0.25}, tallies)
+    read: Counter[Pool] = Counter()
+    for name, held in tallies.items():
+        read.update({pool: weights[name] * positions / sum(held.shards) for pool, positions in held.pools.items()})
+    total = sum(read.values())
+    assert (read[light] + read[heavier]) / total == pytest.approx(0.75)
+    assert read[more] / read[images] == pytest.approx(heavy)
+    if heavy > 1:
+        assert read[heavier] / read[light] == pytest.approx(heavy)
+    else:  # its fillers alone are more than its weight: no sequence of its own is read
+        assert weights[heavier] == 0
+
+
+def test_text_that_only_fills_leaves_no_dataset_without_weight() -> None:
+    text, filler, image = Pool("text"), Pool("text", 9.0), Pool("image")
+    tallies = {
+        text: Tally(pools=Counter({text: 10}), shards=[1]),
+        image: Tally(pools=Counter({image: 300, filler: 90, text: 60}), shards=[3]),
+    }
+    weights = blend_weights({"text": 0.5, "image": 0.5}, tallies)
+    assert weights[text] > 0 and sum(weights.values()) == pytest.approx(1)
+
+
+def test_weights_of_sources_reach_the_batches(tools, corpus, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    heavy = {"text": 4.0, "images": 3.0, "audio": 1.0, "video": 5.0}
+    for name, weight in heavy.items():
+        table = pd.read_parquet(corpus / f"{name}.parquet")
+        table["weight"] = [weight if number % 2 else 1.0 for number in range(len(table))]
+        table.to_parquet(folder / f"{name}.parquet")
+    metrics = pack(CONFIG, out=tmp_path / "shards", corpus=folder, **tools)
+    assert set(metrics["train"]["datasets"]) == {"text", "text-x4", "image", "image-x3", "audio", "video", "video-x5"}
+    assert set(metrics["val"]["datasets"]) == {"text", "image", "audio", "video"}
+    # four of eight training clips are heavy, and each is one sequence's medium
+    with closing(ShardLoader(tmp_path / "shards", "train", batch=400, seed=0)) as loader:
+        names = Counter(name for name, _ in loader.places(0))
+    video = metrics["train"]["datasets"]
+    ratio = names["video-x5"] / names["video"]
+    clips = video["video"]["documents"]["video"] / video["video"]["sequences"]
+    heavy_clips = video["video-x5"]["documents"]["video"] / video["video-x5"]["sequences"]
+    assert ratio * heavy_clips / clips == pytest.approx(5, rel=0.2)
 
 
 def test_shards_hold_the_contracts_columns(shards: Path) -> None:
