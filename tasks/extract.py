@@ -2,7 +2,7 @@
 
 from flytekit import Resources
 
-from accordion.config.pretrain import ExtractConfig
+from accordion.config.extract import ExtractConfig
 from accordion.store import Artifact
 from tasks._run import Run
 from tasks._stage import Stage

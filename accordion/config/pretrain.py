@@ -1,4 +1,4 @@
-"""Settings of the model, of elastic pre-training, of its analysis and of extraction."""
+"""Settings of the model, of elastic pre-training and of its analysis."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -174,17 +174,6 @@ class AnalyseConfig(Settings):
 
     sequences: int = Field(48, ge=1, description="validation sequences to route")
     seed: int = 0
-
-
-class ExtractConfig(Settings):
-    """Which members of the family to cut out, and what is demanded of them."""
-
-    members: tuple[MemberSpec, ...] = (
-        MemberSpec(name="shallow", layers=6, experts=16, top_k=4),
-        MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
-        MemberSpec(name="small", layers=6, experts=8, top_k=2),
-    )
-    sequences: int = Field(32, ge=1, description="validation sequences on which logits are compared")
 
 
 def model_config(config: PretrainConfig, meta: Mapping[str, Any]) -> ModelConfig:

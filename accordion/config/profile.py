@@ -7,8 +7,9 @@ import yaml
 
 from accordion.config.base import Settings
 from accordion.config.data import IngestConfig, PackConfig, TokenizersConfig, ValidateConfig, ValidateShardsConfig
+from accordion.config.extract import ExtractConfig, RecoverConfig, SearchConfig
 from accordion.config.posttrain import RlConfig, SftConfig
-from accordion.config.pretrain import AnalyseConfig, ExtractConfig, PretrainConfig
+from accordion.config.pretrain import AnalyseConfig, PretrainConfig
 from accordion.config.release import EvaluateConfig, GateConfig, RegisterConfig, RolloutConfig
 from accordion.config.retrieval import DistilConfig
 from accordion.config.runtime import RuntimeConfig
@@ -34,6 +35,8 @@ class Profile(Settings):
     sft: SftConfig = SftConfig()
     rl: RlConfig = RlConfig()
     extract: ExtractConfig = ExtractConfig()
+    search: SearchConfig = SearchConfig()
+    recover: RecoverConfig = RecoverConfig()
     distil: DistilConfig = DistilConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()

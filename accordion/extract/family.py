@@ -1,14 +1,18 @@
 """The extract stage: members of the family written as models of their own, each compared with its origin."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from accordion.config.pretrain import ExtractConfig, MemberSpec
+from accordion.config.extract import ExtractConfig
+from accordion.config.pretrain import MemberSpec
 from accordion.data.batch import Batch
 from accordion.errors import DataError
+from accordion.extract.card import CARD, member_card
+from accordion.extract.huggingface import obstacle, write_huggingface
 from accordion.extract.slicing import cut
 from accordion.model import Model, SubmodelSpec, load_model, save_model
 from accordion.model.elastic import parameter_counts
@@ -18,9 +22,12 @@ from accordion.store.atomic import atomic_folder, atomic_write
 from accordion.store.manifest import sha256
 from accordion.train.validate import validation_batches, validation_losses
 
+SPEC = "spec.json"
+HUGGINGFACE = "huggingface"
+
 
 def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> dict[str, Any]:
-    """Write `members/NAME/{model.safetensors,config.json,spec.json}` for each member of `config`.
+    """Write `members/NAME/` for each member of `config`: weights, config, spec, card, Hugging Face layout.
 
     Args:
         policy: folder of the full elastic model.
@@ -32,26 +39,27 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
     """
     full = load_model(policy)
     compared = validation_batches(shards, config.sequences)
+    context = compared[0].modality.shape[1]
+    whole = validation_losses(full, compared)
     members = []
     for member in progress(config.members, "extract", unit="members"):
         folder = out / "members" / member.name
         spec = nested_spec(full, member)
-        extract_member(policy, spec, folder, model=full)
+        extract_member(policy, spec, folder, model=full, context=context if config.huggingface else None)
         part = load_model(folder)
-        parameters, active = parameter_counts(part.config)
-        members.append(
-            {
-                **member.model_dump(),
-                "parameters": parameters,
-                "active_parameters": active,
-                "bytes": (folder / WEIGHTS).stat().st_size,
-                "max_abs_logit_diff": max(logit_difference(full, spec, part, batch) for batch in compared),
-                "val_loss": validation_losses(part, compared),
-            }
-        )
+        figures = {
+            **member.model_dump(),
+            **sizes(part, folder),
+            "max_abs_logit_diff": max(logit_difference(full, spec, part, batch) for batch in compared),
+            "val_loss": validation_losses(part, compared),
+            "huggingface": (folder / HUGGINGFACE).is_dir(),
+        }
+        atomic_write(folder / CARD, member_card(member.name, origin(folder), figures, whole))
+        members.append(figures)
     return {
         "max_abs_logit_diff": max(member["max_abs_logit_diff"] for member in members),
         "sequences": sum(len(batch) for batch in compared),
+        "val_loss_full": whole,
         "members": members,
     }
 
@@ -61,13 +69,17 @@ def nested_spec(model: Model, member: MemberSpec) -> SubmodelSpec:
     return SubmodelSpec.nested(model.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
 
 
-def extract_member(policy: Path, spec: SubmodelSpec, out: Path, *, model: Model | None = None) -> None:
+def extract_member(
+    policy: Path, spec: SubmodelSpec, out: Path, *, model: Model | None = None, context: int | None = None
+) -> None:
     """Write one sub-model into the new folder `out`, all or nothing.
 
     Args:
         policy: folder of the full model.
         spec: what to keep.
         model: the full model, if it is loaded already.
+        context: write the text path in the Hugging Face layout too, for sequences of this length; members that have
+            no equivalent there go without.
 
     Raises:
         DataError: `out` exists.
@@ -76,15 +88,32 @@ def extract_member(policy: Path, spec: SubmodelSpec, out: Path, *, model: Model 
     if out.exists():
         raise DataError(f"{out}: exists; name a new folder")
     part = cut(model or load_model(policy), spec)
-    origin = {
-        "layers": spec.layers,
-        "experts": spec.experts,
-        "top_k": spec.top_k,
-        "parent_sha256": sha256(policy / WEIGHTS),
-    }
+    kept = {"layers": spec.layers, "experts": spec.experts, "top_k": spec.top_k}
     with atomic_folder(out) as folder:
         save_model(part, folder)
-        atomic_write(folder / "spec.json", json.dumps(origin, indent=1) + "\n")
+        atomic_write(folder / SPEC, json.dumps({**kept, "parent_sha256": sha256(policy / WEIGHTS)}, indent=1) + "\n")
+        if context is not None and obstacle(part.config) is None:
+            (folder / HUGGINGFACE).mkdir()
+            write_huggingface(part, folder / HUGGINGFACE, context=context)
+
+
+def origin(folder: Path) -> Mapping[str, Any]:
+    """What a member keeps of which model, as its `spec.json` says.
+
+    Raises:
+        DataError: the folder is no extracted member.
+    """
+    path = folder / SPEC
+    if not path.is_file():
+        raise DataError(f"{path}: missing; {folder} is no extracted member")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def sizes(model: Model, folder: Path) -> dict[str, int]:
+    """Parameters, those active for a token, and bytes on disk."""
+    parameters, active = parameter_counts(model.config)
+    return {"parameters": parameters, "active_parameters": active, "bytes": (folder / WEIGHTS).stat().st_size}
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ class SubmodelSpec:
             raise ConfigError("sub-model: experts and top_k need one entry for each kept layer")
         if list(self.layers) != sorted(set(self.layers)) or not set(self.layers) <= set(range(config.layers)):
             raise ConfigError(f"sub-model: layers {self.layers}; wants ascending indices below {config.layers}")
-        if missing := set(_fixed_layers(config)) - set(self.layers):
+        if missing := set(fixed_layers(config)) - set(self.layers):
             raise ConfigError(
                 f"sub-model: layers {sorted(missing)} are missing; the first layer and the top "
                 f"{config.audio_levels} (next-codec prediction) always stay"
@@ -97,12 +97,13 @@ class SubmodelSpec:
         return full.model_copy(update=sizes)
 
 
-def _fixed_layers(config: ModelConfig) -> tuple[int, ...]:
+def fixed_layers(config: ModelConfig) -> tuple[int, ...]:
+    """The layers that every member keeps: the first, and the top ones that predict audio codes."""
     return tuple(sorted({0, *range(config.layers - config.audio_levels, config.layers)}))
 
 
 def _nested_layers(config: ModelConfig, keep: int) -> tuple[int, ...]:
-    fixed = _fixed_layers(config)
+    fixed = fixed_layers(config)
     if not len(fixed) <= keep <= config.layers:
         raise ConfigError(f"sub-model: layers {keep}; wants {len(fixed)} to {config.layers} of this model")
     free = [layer for layer in range(config.layers) if layer not in fixed]

@@ -1,0 +1,74 @@
+"""Recovery: an extracted member trained a little further on its own, its cost counted."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from accordion.config.extract import RecoverConfig
+from accordion.config.pretrain import ElasticConfig, OptimizerConfig, PretrainConfig
+from accordion.data.loader import ShardLoader
+from accordion.device import training_device
+from accordion.errors import DataError
+from accordion.extract.card import CARD, member_card
+from accordion.extract.family import HUGGINGFACE, SPEC, origin, sizes
+from accordion.extract.huggingface import obstacle, write_huggingface
+from accordion.model import load_model, save_model
+from accordion.observe import progress, record
+from accordion.store.atomic import atomic_folder, atomic_write
+from accordion.train.loop import Trainer
+from accordion.train.validate import validation_batches, validation_losses
+
+
+def recover(
+    config: RecoverConfig, *, member: Path, shards: Path, out: Path, name: str, full: Path | None = None
+) -> dict[str, Any]:
+    """Train the member in `member` and write the result into the new folder `out`, all or nothing.
+
+    Args:
+        shards: the packed data the full model learnt from; other tokenizers are refused.
+        name: of the member, for its card.
+        full: folder of the full model, whose losses the card then gives too.
+
+    Returns:
+        losses before and after, steps, tokens and floating-point operations.
+
+    Raises:
+        DataError: `out` exists, or `member` is no extracted member.
+        TrainingDiverged: a loss or gradient became NaN or infinite.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists; name a new folder")
+    kept = origin(member)
+    model = load_model(member)
+    compared = validation_batches(shards, config.sequences)
+    before = validation_losses(model, compared)
+    whole = validation_losses(load_model(full), compared) if full is not None else {}
+    with closing(ShardLoader(shards, "train", batch=config.batch, seed=config.seed)) as loader:
+        trainer = Trainer(_settings(config), model.config, loader, training_device())
+        trainer.model.load_state_dict(model.state_dict())
+        for _ in progress(range(config.steps), "recover", unit="step"):
+            record(trainer.done + 1, trainer.step())
+    model = trainer.model.cpu().eval()
+    after = validation_losses(model, compared)
+    cost = {"steps": trainer.done, "tokens": trainer.tokens, "flops": trainer.flops}
+    context = compared[0].modality.shape[1]
+    with atomic_folder(out) as folder:
+        save_model(model, folder)
+        atomic_write(folder / SPEC, json.dumps({**kept, "recovery": cost}, indent=1) + "\n")
+        if obstacle(model.config) is None:
+            (folder / HUGGINGFACE).mkdir()
+            write_huggingface(model, folder / HUGGINGFACE, context=context)
+        figures = {**sizes(model, folder), "val_loss": after, "huggingface": (folder / HUGGINGFACE).is_dir()}
+        recovery = {**cost, "val_loss_before": before}
+        atomic_write(folder / CARD, member_card(name, kept, figures, whole, recovery))
+    return {"val_loss_before": before, "val_loss": after, **cost}
+
+
+def _settings(config: RecoverConfig) -> PretrainConfig:
+    """A plain run: no elasticity, a short rise of the rate, then down to a tenth."""
+    rise = max(1, config.steps // 20)
+    rate = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=rise, decay_share=1.0)
+    return PretrainConfig(
+        seed=config.seed, steps=config.steps, batch=config.batch, elastic=ElasticConfig(enabled=False), optimizer=rate
+    )

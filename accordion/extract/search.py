@@ -1,0 +1,263 @@
+"""Search for the members of an elastic model worth having: the lowest loss for what they cost.
+
+A member is a depth and, for each layer it keeps, a number of experts and a top-k; which layers and which experts are
+kept follows the nested order that training used. NSGA-II (Deb et al. 2002, from Optuna) weighs the loss against one
+cost, under limits on all of them. A candidate is judged inside the full model, where it runs as exactly the model that
+extraction would write.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accordion.config.extract import BudgetConfig, Cost, SearchConfig
+from accordion.config.pretrain import ModelConfig
+from accordion.data.batch import Batch
+from accordion.errors import ConfigError
+from accordion.extract.family import extract_member
+from accordion.extract.slicing import cut
+from accordion.model import Model, SubmodelSpec, load_model
+from accordion.model.elastic import expert_order, fixed_layers, parameter_counts
+from accordion.observe import progress, record
+from accordion.store.atomic import atomic_write
+from accordion.train.validate import validation_losses
+
+ROWS = 8  # sequences in a batch
+NARROWEST = 0.5  # share of a layer's experts: the fewest that elastic training draws
+EVEN_STEPS = 4  # sizes of each axis that the search begins with
+
+
+@dataclass(frozen=True)
+class Found:
+    """A judged member.
+
+    Attributes:
+        spec: what it keeps.
+        costs: parameters, active_parameters, bytes and, where it is asked for, latency_ms.
+        losses: nats by modality on the sequences that steer the search.
+        loss: mean over modalities of its loss over the full model's; the full model has 1.
+    """
+
+    spec: SubmodelSpec
+    costs: dict[Cost, float]
+    losses: dict[str, float]
+    loss: float
+
+    def to_json(self) -> dict[str, Any]:
+        spec = {"layers": self.spec.layers, "experts": self.spec.experts, "top_k": self.spec.top_k}
+        return {**spec, "costs": self.costs, "val_loss": self.losses, "relative_loss": self.loss}
+
+
+def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path) -> dict[str, Any]:
+    """Search, and write `search.json` and `members/NAME/` for members along the Pareto front.
+
+    Args:
+        policy: folder of the full elastic model.
+        shards: packed data; half of the validation sequences drawn steer the search, the others judge its result,
+            so that the losses given for the members found are of sequences that did not choose them.
+
+    Returns:
+        how many members were judged and are within the budget, the front, and the members written.
+
+    Raises:
+        ConfigError: no member fits the budget; the text names the smallest there is.
+    """
+    model = load_model(policy)
+    steering, judging = _sequences(shards, config.sequences)
+    judge = _Judge(config, model, steering)
+    found = _search(config, model.config, judge)
+    within = [member for member in found if not excess(member.costs, config.budget)]
+    if not within:
+        least = min(found, key=lambda member: sum(excess(member.costs, config.budget).values()))
+        raise ConfigError(
+            f"search.budget: no member of this model fits; the nearest of {len(found)} has "
+            f"{_listed(least.costs)}; raise {', '.join(excess(least.costs, config.budget))}"
+        )
+    front = pareto_front(within, config.cost)
+    chosen = spread(front, config.members)
+    full = validation_losses(model, judging)
+    members = []
+    for number, member in enumerate(chosen, 1):
+        losses = validation_losses(model, judging, member.spec)
+        row = {"name": f"found-{number}", **member.to_json(), "held_out_val_loss": losses}
+        row["held_out_relative_loss"] = relative(losses, full)
+        extract_member(policy, member.spec, out / "members" / str(row["name"]), model=model)
+        members.append(row)
+    timed = "latency_ms" in found[0].costs
+    document = {
+        "cost": config.cost,
+        "budget": config.budget.model_dump(),
+        "device": str(model.norm.weight.device) + (f", {torch.get_num_threads()} threads" if timed else ""),
+        "full": judge.full_losses,
+        "held_out_full": full,
+        "trials": [member.to_json() for member in found],
+        "front": [found.index(member) for member in front],
+        "members": members,
+    }
+    atomic_write(out / "search.json", json.dumps(document, indent=1) + "\n")
+    return {"judged": len(found), "within_budget": len(within), "front": len(front), "members": members}
+
+
+def excess(costs: dict[Cost, float], budget: BudgetConfig) -> dict[str, float]:
+    """How far each cost is above its limit, as a share of the limit; limits that hold are left out."""
+    limits = {name: limit for name, limit in budget.model_dump().items() if limit is not None}
+    over = {name: costs[name] / limit - 1 for name, limit in limits.items()}  # type: ignore[index]  # names of costs
+    return {name: share for name, share in over.items() if share > 0}
+
+
+def pareto_front(found: Sequence[Found], cost: Cost) -> list[Found]:
+    """The members that no other one beats in loss without costing more, from the cheapest on."""
+    front: list[Found] = []
+    for member in sorted(found, key=lambda member: (member.costs[cost], member.loss)):
+        if not front or member.loss < front[-1].loss:
+            front.append(member)
+    return front
+
+
+def spread(front: Sequence[Found], count: int) -> list[Found]:
+    """At most `count` members of a front, evenly from its best to its cheapest, the best first."""
+    best_first = list(reversed(front))
+    if count == 1 or len(front) <= count:
+        return best_first[:count]
+    return [best_first[round(step * (len(front) - 1) / (count - 1))] for step in range(count)]
+
+
+def relative(losses: dict[str, float], full: dict[str, float]) -> float:
+    """Mean over modalities of loss over the full model's loss: nats of different things made comparable."""
+    return sum(losses[name] / full[name] for name in full) / len(full)
+
+
+class _Judge:
+    """Measures candidates, each once."""
+
+    def __init__(self, config: SearchConfig, model: Model, data: Sequence[Batch]) -> None:
+        self.config, self.model, self.data = config, model, data
+        self.full_losses = validation_losses(model, data)
+        self.known: dict[SubmodelSpec, Found] = {}
+        self.timed = config.cost == "latency_ms" or config.budget.latency_ms is not None
+
+    def __call__(self, spec: SubmodelSpec) -> Found:
+        if spec not in self.known:
+            losses = validation_losses(self.model, self.data, spec)
+            self.known[spec] = Found(spec, self._costs(spec), losses, relative(losses, self.full_losses))
+        return self.known[spec]
+
+    def _costs(self, spec: SubmodelSpec) -> dict[Cost, float]:
+        total, active = parameter_counts(spec.config(self.model.config))
+        biases = sum(len(kept) for kept in spec.experts)  # of selection, stored beside the weights
+        costs: dict[Cost, float] = {"parameters": total, "active_parameters": active, "bytes": 4 * (total + biases)}
+        if self.timed:
+            costs["latency_ms"] = latency_ms(
+                cut(self.model, spec), self.data[0].select([0]), self.config.latency_repeats
+            )
+        return costs
+
+
+@torch.no_grad()
+def latency_ms(model: Model, batch: Batch, repeats: int) -> float:
+    """Median milliseconds of a forward pass of `batch`, after one that warms up."""
+    device = model.norm.weight.device
+    batch, times = batch.to(device), []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        model.outputs(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
+
+
+def _search(config: SearchConfig, shape: ModelConfig, judge: _Judge) -> list[Found]:
+    """Every member that was judged, in the order in which the search met them."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def over(trial: Any) -> list[float]:
+        return trial.user_attrs["over"]
+
+    sampler = optuna.samplers.NSGAIISampler(population_size=config.population, seed=config.seed, constraints_func=over)
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
+    for genes in _even_members(shape)[: config.trials]:
+        study.enqueue_trial(genes)
+    for number in progress(range(config.trials), "search", unit="members"):
+        trial = study.ask()
+        member = judge(_spec(shape, trial))
+        trial.set_user_attr("over", list(excess(member.costs, config.budget).values()) or [0.0])
+        study.tell(trial, [member.loss, member.costs[config.cost]])
+        record(number, {"search/relative_loss": member.loss, f"search/{config.cost}": member.costs[config.cost]})
+    return list(judge.known.values())
+
+
+def _spec(shape: ModelConfig, trial: Any) -> SubmodelSpec:
+    """The member that a trial's genes name; genes of layers that it leaves out have no effect."""
+    least = len(fixed_layers(shape))
+    depth = trial.suggest_int("layers", least, shape.layers)
+    kept = SubmodelSpec.nested(shape, layers=depth).layers
+    experts, top_k = [], []
+    for layer in range(shape.layers):
+        most = shape.experts[layer]
+        width = most if shape.isolated else trial.suggest_int(f"experts_{layer}", _narrowest(shape, layer), most)
+        used = trial.suggest_int(f"top_k_{layer}", 1, shape.top_k[layer])
+        if layer in kept:
+            experts.append(tuple(sorted(expert_order(shape, layer)[:width])))
+            top_k.append(used)
+    spec = SubmodelSpec(kept, tuple(experts), tuple(top_k))
+    spec.check(shape)
+    return spec
+
+
+def _even_members(shape: ModelConfig) -> list[dict[str, int]]:
+    """Genes of members alike in all layers, the full one first: what the search begins with."""
+    least, most_k = len(fixed_layers(shape)), max(shape.top_k)
+    depths = _steps(least, shape.layers)
+    widths = [1 - step * (1 - NARROWEST) / (EVEN_STEPS - 1) for step in range(EVEN_STEPS)]
+    uses = _steps(max(1, most_k // 2), most_k)
+    found = []
+    for step in range(EVEN_STEPS):  # the diagonal first: every axis shrinks together
+        depth_here, width_here, use_here = depths[step % len(depths)], widths[step], uses[step % len(uses)]
+        for depth, width, used in (
+            (depth_here, width_here, use_here),
+            (depth_here, 1.0, most_k),
+            (shape.layers, width_here, most_k),
+            (shape.layers, 1.0, use_here),
+        ):
+            genes = {"layers": depth}
+            for layer in range(shape.layers):
+                genes[f"experts_{layer}"] = max(_narrowest(shape, layer), round(width * shape.experts[layer]))
+                genes[f"top_k_{layer}"] = min(used, shape.top_k[layer])
+            found.append(genes)
+    return list({json.dumps(genes): genes for genes in found}.values())
+
+
+def _narrowest(shape: ModelConfig, layer: int) -> int:
+    """Fewest experts of a layer that the search tries."""
+    return max(shape.top_k[layer], round(NARROWEST * shape.experts[layer]))
+
+
+def _steps(low: int, high: int) -> list[int]:
+    """At most EVEN_STEPS whole numbers from `high` down to `low`."""
+    values = [round(high - step * (high - low) / (EVEN_STEPS - 1)) for step in range(EVEN_STEPS)]
+    return list(dict.fromkeys(values))
+
+
+def _sequences(shards: Path, count: int) -> tuple[list[Batch], list[Batch]]:
+    """Validation sequences, `count` to steer and as many to judge (half of the split each, if it is smaller)."""
+    from accordion.data.loader import sample  # reading shards needs more libraries than a model does
+
+    drawn = sample(shards, "val", 2 * count)
+    if len(drawn) < 2:
+        raise ConfigError(f"{shards}: {len(drawn)} validation sequences; the search wants at least 2")
+    halves = (drawn.select(list(range(start, len(drawn), 2))) for start in (0, 1))
+    first, second = ([half.select(slice(at, at + ROWS)) for at in range(0, len(half), ROWS)] for half in halves)
+    return first, second
+
+
+def _listed(costs: dict[Cost, float]) -> str:
+    return ", ".join(f"{name} {value:,.6g}" for name, value in costs.items())

@@ -1,0 +1,60 @@
+"""Recovery trains a cut member on its own, counts what that cost, and writes a whole member again."""
+
+import json
+
+import pytest
+import torch
+
+from accordion.config.extract import ExtractConfig, RecoverConfig
+from accordion.config.pretrain import MemberSpec
+from accordion.errors import DataError
+from accordion.extract import extract
+from accordion.extract.recover import recover
+from accordion.model import Model, load_model, save_model
+from tests.unit.model.synthetic import small_config
+from tests.unit.train.synthetic_shards import write_shards
+
+QUICK = RecoverConfig(steps=12, batch=8, learning_rate=3e-3, sequences=8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recover")
+    (folder / "policy").mkdir()
+    save_model(Model(small_config(), seed=1), folder / "policy")
+    shards = write_shards(folder / "shards")
+    members = (MemberSpec(name="small", layers=3, experts=4, top_k=2),)
+    figures = extract(ExtractConfig(members=members), out=folder, policy=folder / "policy", shards=shards)
+    return folder, figures
+
+
+def test_a_member_brings_its_card_and_its_huggingface_layout(place):
+    folder, figures = place
+    card = (folder / "members/small/README.md").read_text()
+    assert f"{figures['members'][0]['parameters']:,}" in card and "Dots1ForCausalLM" in card
+    assert f"{figures['val_loss_full']['text']:.4f}" in card
+    assert (folder / "members/small/huggingface/config.json").is_file()
+
+
+def test_recovery_lowers_the_training_loss_and_keeps_the_origin(place, tmp_path):
+    folder, _ = place
+    shards = folder / "shards"
+    figures = recover(QUICK, member=folder / "members/small", shards=shards, out=tmp_path / "better", name="small",
+                      full=folder / "policy")  # fmt: skip
+    assert figures["val_loss"]["text"] < figures["val_loss_before"]["text"]
+    assert figures["steps"] == 12 and figures["flops"] > 0 and figures["tokens"] > 0
+    spec = json.loads((tmp_path / "better/spec.json").read_text())
+    assert spec["recovery"]["flops"] == figures["flops"]
+    assert spec["parent_sha256"] == json.loads((folder / "members/small/spec.json").read_text())["parent_sha256"]
+    assert "trained on its own for 12 steps" in (tmp_path / "better/README.md").read_text()
+    before, after = load_model(folder / "members/small"), load_model(tmp_path / "better")
+    assert after.config == before.config
+    assert not torch.equal(after.layers[0].moe.router, before.layers[0].moe.router)
+
+
+def test_what_is_no_member_and_what_exists_is_refused(place, tmp_path):
+    folder, _ = place
+    with pytest.raises(DataError, match="is no extracted member"):
+        recover(QUICK, member=folder / "policy", shards=folder / "shards", out=tmp_path / "x", name="x")
+    with pytest.raises(DataError, match="exists; name a new folder"):
+        recover(QUICK, member=folder / "members/small", shards=folder / "shards", out=folder, name="x")

@@ -1,0 +1,94 @@
+"""The search finds members that keep to the budget, judges each as the model it is, and says when none fits."""
+
+import json
+
+import pytest
+
+from accordion.config.extract import BudgetConfig, SearchConfig
+from accordion.errors import ConfigError
+from accordion.extract.search import Found, excess, pareto_front, search_family, spread
+from accordion.model import Model, SubmodelSpec, load_model, save_model
+from accordion.model.elastic import parameter_counts
+from accordion.train.validate import validation_batches, validation_losses
+from tests.unit.model.synthetic import small_config
+from tests.unit.train.synthetic_shards import write_shards
+
+QUICK = SearchConfig(trials=24, population=6, sequences=4, members=3)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "policy").mkdir()
+    save_model(Model(small_config(), seed=1), folder / "policy")
+    return {"policy": folder / "policy", "shards": write_shards(folder / "shards")}
+
+
+def search(config, place, out):
+    out.mkdir()
+    figures = search_family(config, out=out, **place)
+    return figures, json.loads((out / "search.json").read_text())
+
+
+def test_members_of_the_front_are_written_and_are_what_was_judged(place, tmp_path):
+    figures, document = search(QUICK, place, tmp_path / "out")
+    front = [document["trials"][index] for index in document["front"]]
+    losses = [member["relative_loss"] for member in front]
+    costs = [member["costs"]["active_parameters"] for member in front]
+    assert costs == sorted(costs) and losses == sorted(losses, reverse=True)
+    assert figures["judged"] == len(document["trials"]) <= QUICK.trials
+    for row in figures["members"]:
+        part = load_model(tmp_path / "out" / "members" / row["name"])
+        assert parameter_counts(part.config) == (row["costs"]["parameters"], row["costs"]["active_parameters"])
+        judging = validation_batches(place["shards"], 8)
+        assert set(validation_losses(part, judging)) == set(row["held_out_val_loss"])
+
+
+def test_the_budget_holds_for_every_member_written(place, tmp_path):
+    full = parameter_counts(small_config())
+    budget = BudgetConfig(active_parameters=round(0.97 * full[1]), bytes=round(4 * 0.9 * full[0]))
+    config = QUICK.model_copy(update={"budget": budget})
+    figures, _ = search(config, place, tmp_path / "out")
+    assert figures["within_budget"] < figures["judged"]
+    for row in figures["members"]:
+        assert row["costs"]["active_parameters"] <= budget.active_parameters
+        assert (tmp_path / "out" / "members" / row["name"] / "model.safetensors").stat().st_size <= 1.2 * budget.bytes
+
+
+def test_the_same_seed_finds_the_same(place, tmp_path):
+    _, first = search(QUICK, place, tmp_path / "a")
+    _, second = search(QUICK, place, tmp_path / "b")
+    _, other = search(QUICK.model_copy(update={"seed": 1}), place, tmp_path / "c")
+    assert first == second
+    assert other["trials"] != first["trials"]
+
+
+def test_measured_latency_can_be_the_cost(place, tmp_path):
+    config = SearchConfig(trials=4, population=2, sequences=2, cost="latency_ms", latency_repeats=1)
+    _, document = search(config, place, tmp_path / "out")
+    assert all(member["costs"]["latency_ms"] > 0 for member in document["trials"])
+
+
+def test_a_budget_that_nothing_fits_names_the_nearest_member(place, tmp_path):
+    config = QUICK.model_copy(update={"budget": BudgetConfig(parameters=10)})
+    with pytest.raises(ConfigError, match=r"no member of this model fits; the nearest .* raise parameters"):
+        search(config, place, tmp_path / "out")
+    assert not (tmp_path / "out" / "members").exists()
+
+
+def found(loss: float, cost: float) -> Found:
+    costs = {"active_parameters": cost, "parameters": cost, "bytes": 4 * cost}
+    return Found(SubmodelSpec((0,), ((0,),), (1,)), costs, {"text": loss}, loss)
+
+
+def test_the_front_leaves_out_what_another_beats():
+    members = [found(1.0, 10), found(1.1, 5), found(1.2, 5), found(1.05, 12), found(1.3, 4)]
+    front = pareto_front(members, "active_parameters")
+    assert [(m.loss, m.costs["active_parameters"]) for m in front] == [(1.3, 4), (1.1, 5), (1.0, 10)]
+    assert [m.loss for m in spread(front, 2)] == [1.0, 1.3]
+    assert [m.loss for m in spread(front, 1)] == [1.0]
+
+
+def test_excess_is_relative_to_the_limit():
+    over = excess({"parameters": 30, "bytes": 120}, BudgetConfig(parameters=20, bytes=200))
+    assert over == {"parameters": 0.5}
