@@ -39,7 +39,7 @@ class SearchConfig(Settings):
     budget: BudgetConfig = BudgetConfig()
     trials: int = Field(64, ge=1, description="members judged, the even ones of every size among them")
     population: int = Field(16, ge=2, description="of the genetic search (NSGA-II)")
-    sequences: int = Field(32, ge=1, description="validation sequences that steer the search; as many others judge")
+    sequences: int = Field(16, ge=1, description="validation sequences that steer the search; as many others judge")
     latency_repeats: int = Field(5, ge=1, description="timed passes of each member, the median counts")
     members: int = Field(4, ge=1, description="members of the front to write, the best within the budget among them")
 

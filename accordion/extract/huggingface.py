@@ -124,7 +124,7 @@ def _experts(at: str, weight_in: Tensor, weight_out: Tensor) -> dict[str, Tensor
     Args:
         weight_in: (E, H, 2I), gate then up; weight_out: (E, I, H).
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     for expert, (both, down) in enumerate(zip(weight_in, weight_out, strict=True)):
         gate, up = both.t().chunk(2)
         found |= {

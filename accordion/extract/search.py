@@ -21,6 +21,7 @@ from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import Batch
 from accordion.errors import ConfigError
 from accordion.extract.family import extract_member
+from accordion.extract.plot import pareto
 from accordion.extract.slicing import cut
 from accordion.model import Model, SubmodelSpec, load_model
 from accordion.model.elastic import expert_order, fixed_layers, parameter_counts
@@ -30,6 +31,7 @@ from accordion.train.validate import validation_losses
 
 ROWS = 8  # sequences in a batch
 NARROWEST = 0.5  # share of a layer's experts: the fewest that elastic training draws
+NOT_JUDGED = 1e9  # loss of a member above the budget, which any within it beats
 EVEN_STEPS = 4  # sizes of each axis that the search begins with
 
 
@@ -55,7 +57,7 @@ class Found:
 
 
 def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path) -> dict[str, Any]:
-    """Search, and write `search.json` and `members/NAME/` for members along the Pareto front.
+    """Search, and write `search.json`, `pareto.png` and `members/NAME/` for members along the Pareto front.
 
     Args:
         policy: folder of the full elastic model.
@@ -63,7 +65,8 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
             so that the losses given for the members found are of sequences that did not choose them.
 
     Returns:
-        how many members were judged and are within the budget, the front, and the members written.
+        how many members were tried, how many different ones within the budget were judged, how many are on the
+        front, and the members written.
 
     Raises:
         ConfigError: no member fits the budget; the text names the smallest there is.
@@ -71,15 +74,16 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
     model = load_model(policy)
     steering, judging = _sequences(shards, config.sequences)
     judge = _Judge(config, model, steering)
-    found = _search(config, model.config, judge)
-    within = [member for member in found if not excess(member.costs, config.budget)]
-    if not within:
-        least = min(found, key=lambda member: sum(excess(member.costs, config.budget).values()))
+    least = judge.costs(_smallest(model.config))
+    if over := excess(least, config.budget):
         raise ConfigError(
-            f"search.budget: no member of this model fits; the nearest of {len(found)} has "
-            f"{_listed(least.costs)}; raise {', '.join(excess(least.costs, config.budget))}"
+            f"search.budget: no member of this model fits; the smallest has {_listed(least)}; raise {', '.join(over)}"
         )
-    front = pareto_front(within, config.cost)
+    _search(config, model.config, judge)
+    found = list(judge.known.values())
+    if not found:
+        raise ConfigError(f"search.trials: none of {config.trials} members was within the budget; try more")
+    front = pareto_front(found, config.cost)
     chosen = spread(front, config.members)
     full = validation_losses(model, judging)
     members = []
@@ -89,11 +93,10 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
         row["held_out_relative_loss"] = relative(losses, full)
         extract_member(policy, member.spec, out / "members" / str(row["name"]), model=model)
         members.append(row)
-    timed = "latency_ms" in found[0].costs
     document = {
         "cost": config.cost,
         "budget": config.budget.model_dump(),
-        "device": str(model.norm.weight.device) + (f", {torch.get_num_threads()} threads" if timed else ""),
+        "device": str(model.norm.weight.device) + (f", {torch.get_num_threads()} threads" if judge.timed else ""),
         "full": judge.full_losses,
         "held_out_full": full,
         "trials": [member.to_json() for member in found],
@@ -101,7 +104,8 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
         "members": members,
     }
     atomic_write(out / "search.json", json.dumps(document, indent=1) + "\n")
-    return {"judged": len(found), "within_budget": len(within), "front": len(front), "members": members}
+    pareto(document).savefig(out / "pareto.png", dpi=120)
+    return {"tried": config.trials, "judged": len(found), "front": len(front), "members": members}
 
 
 def excess(costs: dict[Cost, float], budget: BudgetConfig) -> dict[str, float]:
@@ -142,20 +146,24 @@ class _Judge:
         self.known: dict[SubmodelSpec, Found] = {}
         self.timed = config.cost == "latency_ms" or config.budget.latency_ms is not None
 
-    def __call__(self, spec: SubmodelSpec) -> Found:
+    def __call__(self, spec: SubmodelSpec) -> Found | None:
+        """The figures of a member, or None where it is above the budget, which costs nothing to find out."""
         if spec not in self.known:
+            costs = self.costs(spec)
+            if excess(costs, self.config.budget):
+                return None
             losses = validation_losses(self.model, self.data, spec)
-            self.known[spec] = Found(spec, self._costs(spec), losses, relative(losses, self.full_losses))
+            self.known[spec] = Found(spec, costs, losses, relative(losses, self.full_losses))
         return self.known[spec]
 
-    def _costs(self, spec: SubmodelSpec) -> dict[Cost, float]:
+    def costs(self, spec: SubmodelSpec) -> dict[Cost, float]:
+        """What a member costs; its latency is measured only if the search asks for it."""
         total, active = parameter_counts(spec.config(self.model.config))
         biases = sum(len(kept) for kept in spec.experts)  # of selection, stored beside the weights
         costs: dict[Cost, float] = {"parameters": total, "active_parameters": active, "bytes": 4 * (total + biases)}
         if self.timed:
-            costs["latency_ms"] = latency_ms(
-                cut(self.model, spec), self.data[0].select([0]), self.config.latency_repeats
-            )
+            sequence = self.data[0].select([0])
+            costs["latency_ms"] = latency_ms(cut(self.model, spec), sequence, self.config.latency_repeats)
         return costs
 
 
@@ -173,8 +181,8 @@ def latency_ms(model: Model, batch: Batch, repeats: int) -> float:
     return statistics.median(times[1:])
 
 
-def _search(config: SearchConfig, shape: ModelConfig, judge: _Judge) -> list[Found]:
-    """Every member that was judged, in the order in which the search met them."""
+def _search(config: SearchConfig, shape: ModelConfig, judge: _Judge) -> None:
+    """Let the judge see members until `trials` were tried."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -188,11 +196,14 @@ def _search(config: SearchConfig, shape: ModelConfig, judge: _Judge) -> list[Fou
         study.enqueue_trial(genes)
     for number in progress(range(config.trials), "search", unit="members"):
         trial = study.ask()
-        member = judge(_spec(shape, trial))
-        trial.set_user_attr("over", list(excess(member.costs, config.budget).values()) or [0.0])
-        study.tell(trial, [member.loss, member.costs[config.cost]])
-        record(number, {"search/relative_loss": member.loss, f"search/{config.cost}": member.costs[config.cost]})
-    return list(judge.known.values())
+        spec = _spec(shape, trial)
+        member = judge(spec)
+        costs = judge.costs(spec) if member is None else member.costs
+        loss = NOT_JUDGED if member is None else member.loss
+        trial.set_user_attr("over", list(excess(costs, config.budget).values()) or [0.0])
+        study.tell(trial, [loss, costs[config.cost]])
+        if member is not None:
+            record(number, {"search/relative_loss": loss, f"search/{config.cost}": costs[config.cost]})
 
 
 def _spec(shape: ModelConfig, trial: Any) -> SubmodelSpec:
@@ -211,6 +222,14 @@ def _spec(shape: ModelConfig, trial: Any) -> SubmodelSpec:
     spec = SubmodelSpec(kept, tuple(experts), tuple(top_k))
     spec.check(shape)
     return spec
+
+
+def _smallest(shape: ModelConfig) -> SubmodelSpec:
+    """The member that costs least of those the search tries."""
+    kept = fixed_layers(shape)
+    widths = [shape.experts[layer] if shape.isolated else _narrowest(shape, layer) for layer in kept]
+    experts = [tuple(sorted(expert_order(shape, at)[:width])) for at, width in zip(kept, widths, strict=True)]
+    return SubmodelSpec(kept, tuple(experts), (1,) * len(kept))
 
 
 def _even_members(shape: ModelConfig) -> list[dict[str, int]]:

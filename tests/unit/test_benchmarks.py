@@ -66,7 +66,11 @@ def test_list_names_every_benchmark() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["servin"], "did you mean 'serving'?"), (["zzz"], "known: orchestration, serving"), ([], "name a benchmark")],
+    [
+        (["servin"], "did you mean 'serving'?"),
+        (["zzz"], "no benchmark 'zzz'; known: " + ", ".join(command.BENCHMARKS)),
+        ([], "name a benchmark"),
+    ],
 )
 def test_an_unknown_name_is_an_error_with_the_names(arguments: list[str], says: str) -> None:
     shown = CliRunner().invoke(command.app, arguments)

@@ -8,7 +8,10 @@ from typer.testing import CliRunner
 
 from accordion.cli import app
 from accordion.lookup import ancestor, find
+from accordion.model import Model, save_model
 from accordion.store import Store
+from tests.unit.model.synthetic import small_config
+from tests.unit.train.synthetic_shards import write_shards
 
 runner = CliRunner()
 
@@ -76,3 +79,27 @@ def test_help_imports_none_of_the_heavy_libraries():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_members_are_searched_and_recovered_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCORDION_HOME", str(tmp_path / "home"))
+    store = Store(tmp_path / "home" / "store")
+    with store.staging("pack") as folder:
+        shards = store.publish(write_shards(folder), kind="shards", stage="pack", config={}, parents={}, created={})
+    with store.staging("rl") as folder:
+        save_model(Model(small_config(), seed=1), folder)
+        store.publish(folder, kind="policy", stage="rl", config={}, parents={"shards": shards}, created={})
+    found = tmp_path / "found"
+    few = ["--trials", "4", "--sequences", "2", "--members", "2"]
+    shown = runner.invoke(app, ["search-family", str(found), *few])
+    assert shown.exit_code == 0, shown.output
+    assert "4 tried" in shown.output and (found / "pareto.png").stat().st_size > 1000
+    member = next((found / "members").iterdir())
+    shown = runner.invoke(app, ["recover", str(member), str(tmp_path / "better"), "--steps", "2"])
+    assert shown.exit_code == 0 and "2 steps" in shown.output, shown.output
+    assert (tmp_path / "better" / "README.md").is_file()
+    none = runner.invoke(app, ["search-family", str(tmp_path / "none"), *few, "--max-parameters", "10"])
+    assert none.exit_code == 2 and "no member of this model fits" in none.output
+    assert not (tmp_path / "none").exists()
+    again = runner.invoke(app, ["search-family", str(found), *few])
+    assert again.exit_code == 2 and "exists; name a new folder" in again.output
