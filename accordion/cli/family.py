@@ -81,9 +81,7 @@ def search_family(
     folder = open_verified(policy)
     with atomic_folder(out) as into:
         found = search(config, out=into, policy=folder, shards=_shards(shards, folder))
-    typer.echo(
-        f"{found['judged']} members judged, {found['within_budget']} within the budget, front of {found['front']}"
-    )
+    typer.echo(f"{found['tried']} tried, {found['judged']} within the budget judged, {found['front']} on the front")
     for row in found["members"]:
         costs = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in row["costs"].items())
         typer.echo(f"  {row['name']}: {row['held_out_relative_loss']:.4f} of the full model's loss; {costs}")
