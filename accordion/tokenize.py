@@ -20,12 +20,10 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from accordion.data import media
 from accordion.data.media.image import on_square
 from accordion.data.tokenizers.audio import AudioTokenizer
-from accordion.data.tokenizers.audio_training import DB
 from accordion.data.tokenizers.text import TextTokenizer
 from accordion.data.tokenizers.text_training import fertility
 from accordion.data.tokenizers.vision import VisionTokenizer
@@ -289,7 +287,8 @@ def _audio(path: Path, tokenizers: Tokenizers, outputs: Outputs | None) -> Token
     for piece in sound.split(length):
         codes = model.encode(piece, wanted)
         made = model.decode(codes)
-        distances.append(_mel_distance_db(model, F.pad(piece, (0, len(made) - len(piece))), made) * len(codes))
+        real = F.pad(piece, (0, len(made) - len(piece)))
+        distances.append(model.mel_distance(made, real) * len(codes))
         decoded.append(made[: len(piece)])
         frames += len(codes)
     per_second = wanted / frame
@@ -299,7 +298,7 @@ def _audio(path: Path, tokenizers: Tokenizers, outputs: Outputs | None) -> Token
         "coded_rate_hz": wanted,
         "frames": frames,
         "codes_per_second": per_second * levels,
-        "bits_per_second": per_second * levels * math.log2(model.config.codebook),
+        "bits_per_second": model.bits_per_second,
         "mel_distance_db": sum(distances) / frames,
     }
     written = None
@@ -308,12 +307,6 @@ def _audio(path: Path, tokenizers: Tokenizers, outputs: Outputs | None) -> Token
         soundfile.write(file, torch.cat(decoded).numpy(), wanted, format="WAV", subtype="PCM_16")
         written = outputs.write(path, ".wav", file.getvalue())
     return Tokenized(file=path, kind="audio", tokens=frames, figures=figures, written=written)
-
-
-def _mel_distance_db(model: AudioTokenizer, real: Tensor, made: Tensor) -> float:
-    """Mean absolute difference of the log-mel spectra of two sounds of whole frames, in dB."""
-    mels = [model.log_mel(model.spectrum(sound[None])) for sound in (real, made)]
-    return float((mels[0] - mels[1]).abs().mean()) * DB
 
 
 def describe(found: Tokenized) -> list[str]:

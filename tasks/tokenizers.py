@@ -24,6 +24,7 @@ AUDIO = Stage(
     "accordion.data.tokenizers.audio_training:train_audio_tokenizer",
     AudioTokenizerConfig,
     kind="tokenizer-audio",
+    reads=("data/teacher",),
 )
 SIZE = Resources(cpu="2", mem="4Gi")
 

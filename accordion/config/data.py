@@ -203,14 +203,32 @@ class AudioTokenizerConfig(Settings):
     """Residual vector quantization at 12.5 frames a second (foundation model, section 2)."""
 
     sample_rate: int = 8000
-    frame_samples: int = Field(640, description="8000 / 640 = 12.5 frames a second")
-    levels: int = Field(4, ge=1)
-    codebook: int = Field(64, ge=2)
-    channels: int = 48
+    frame_samples: int = Field(640, description="8000 / 640 = 12.5 frames a second; a multiple of 8")
+    levels: int = Field(4, ge=1, description="codes of a frame")
+    codebook: int = Field(64, ge=2, description="entries of each level's codebook")
+    width: int = Field(32, ge=2, description="numbers of the vector that is quantized")
+    channels: int = Field(48, ge=8, description="width at 100 Hz is twice this, at 12.5 Hz four times")
+    blocks: int = Field(2, ge=1, description="residual blocks of encoder and decoder at 12.5 Hz")
+    context: int = Field(1, ge=0, description="frames before its own that each block of the encoder sees")
+    rounds: int = Field(32, ge=1, description="of Griffin-Lim, which finds the phase of what is decoded")
     steps: int = 400
     batch: int = 16
-    learning_rate: float = 3e-3
+    segment: int = Field(16, ge=4, description="frames of a training example")
+    learning_rate: float = 2e-3
+    teacher: str | None = Field(
+        "data/teacher/speech.npz",
+        description="file of speech-encoder features that code 1 learns, relative to the repository; null, or a file "
+        "that knows under half of the clips: mel cepstra take their place",
+    )
+    semantic: float = Field(0.7, ge=0, le=1, description="how much the distance of code 1 is the teacher's")
+    distillation: float = Field(0.05, ge=0, description="weight of the teacher's features read off code 1")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "AudioTokenizerConfig":
+        if self.width > min(4 * self.channels, 256):
+            raise ValueError(f"width is {self.width}; it wants at most 4 x channels, {4 * self.channels}, and 256")
+        return self
 
 
 class TokenizersConfig(Settings):

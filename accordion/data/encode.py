@@ -93,8 +93,8 @@ def repeated_speech(
 ) -> Iterator[Document]:
     """The clips without end, shuffled anew in each round, in either direction, and never twice the same codes.
 
-    Each time a clip begins up to one frame later and is up to `gain` times quieter, so that a codec whose frames
-    stand alone cuts and codes it anew; a few minutes of speech would otherwise be learnt by heart.
+    Each time a clip begins up to one frame later and is up to `gain` times quieter, so that other samples share a
+    frame and are coded anew; a few minutes of speech would otherwise be learnt by heart.
     """
     frame = assembler.audio.config.frame_samples
     while True:

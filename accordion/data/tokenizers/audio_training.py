@@ -1,7 +1,7 @@
-"""Stage train_audio_tokenizer: an autoencoder of log spectra first, then with its residual codebooks."""
+"""Stage train_audio_tokenizer: a start in closed form, then training through the residual codebooks."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,47 +9,50 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from accordion.config.data import AudioTokenizerConfig
-from accordion.data.tokenizers.audio import FLOOR, MELS, SPECTRA, AudioTokenizer, Quantizer, scaled_log
+from accordion.data.tokenizers.audio import AudioTokenizer
+from accordion.data.tokenizers.audio_measure import measure
+from accordion.data.tokenizers.audio_spectra import scaled_log, unscaled
+from accordion.data.tokenizers.audio_teacher import Clip, Taught, digest, teach
+from accordion.device import training_device
 from accordion.errors import DataError, TrainingDiverged
 from accordion.observe import progress, record
 
-SEGMENT = 16  # frames of a training example, 1.28 s
-FREE_SHARE = 0.25  # of the steps, before quantization
-DECAY = 0.97  # of the codebooks' moving averages
-MEASURED_CLIPS = 16
-DB = -20 * math.log10(FLOOR) / 2  # decibels of one unit of `scaled_log`
+GAIN = 0.5  # quietest training example, as a factor
+PLACED_BATCHES = 24  # examples of so many batches place the maps and the codebooks
+COMMITMENT = 0.25
+WARM_UP = 20  # steps
 
 
 def train_audio_tokenizer(config: AudioTokenizerConfig, *, out: Path, corpus: Path) -> dict[str, Any]:
     """Train on the corpus' speech and write `model.safetensors` and `config.json` into `out`.
 
     Returns:
-        on held-out clips, by the number of codes used: mel distance (mean absolute, dB) and SI-SDR (dB);
-        perplexity and share of used entries of each codebook.
+        on held-out clips, by the number of codes: mel distance (dB), SI-SDR (dB), ESTOI; perplexity and share of used
+        entries of each codebook; bit rate; which teacher taught code 1, and what each code tells of its features.
     """
-    clips = {split: load_clips(corpus, split, config) for split in ("train", "val")}
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = AudioTokenizer(config)
-    loss = _fit(model, clips["train"], generator)
-    model.eval().save(out)
+    train, held_out = (load_clips(corpus, split, config) for split in ("train", "val"))
+    model, loss, teacher = fit(config, train)
+    model.save(out)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"loss": loss, "parameters": parameters, **measure(model, clips["val"])}
+    return {"loss": loss, "parameters": parameters, "teacher": teacher, **measure(model, held_out)}
 
 
-def load_clips(corpus: Path, split: str, config: AudioTokenizerConfig) -> list[Tensor]:
-    """The clips of one split of audio.parquet, float PCM in [-1, 1].
+def load_clips(corpus: Path, split: str, config: AudioTokenizerConfig) -> list[Clip]:
+    """The clips of one split of audio.parquet.
 
     Raises:
         DataError: a clip has another rate, is empty, or the split has none.
     """
-    table = pd.read_parquet(corpus / "audio.parquet", columns=["id", "pcm", "rate", "split"])
+    table = pd.read_parquet(corpus / "audio.parquet", columns=["id", "pcm", "rate", "language", "split"])
     rows: Iterable[Any] = table[table["split"] == split].itertuples()
-    clips = [read_pcm(row.pcm, int(row.rate), str(row.id), config.sample_rate) for row in rows]
+    clips = [
+        Clip(name=str(row.id), pcm=read_pcm(row.pcm, int(row.rate), str(row.id), config.sample_rate),
+             language=str(row.language), digest=digest(row.pcm))
+        for row in rows
+    ]  # fmt: skip
     if not clips:
         raise DataError(f"{corpus}/audio.parquet: no {split} clips; the audio tokenizer needs some in each split")
     return clips
@@ -68,159 +71,160 @@ def read_pcm(data: bytes, rate: int, name: str, wanted: int) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, "<i2").astype(np.float32) / 32768)
 
 
-def _fit(model: AudioTokenizer, clips: list[Tensor], generator: torch.Generator) -> float:
-    config = model.config
-    frame = config.frame_samples
-    padded = [F.pad(clip, (0, max(SEGMENT * frame - len(clip), -len(clip) % frame))) for clip in clips]
-    spectra = [model.spectrum(clip[None])[0] for clip in padded]  # (F,U) each
-    weights = torch.tensor([float(spectrum.shape[1]) for spectrum in spectra])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    start = round(config.steps * FREE_SHARE)
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Training examples: magnitudes (B,F,U), teacher features (B,T,K), and where these are known (B,T)."""
+
+    magnitude: Tensor
+    taught: Tensor
+    known: Tensor
+
+
+class Examples:
+    """Draws segments of clips that begin at any sample, each at its own loudness.
+
+    All clips lie end to end, each after the silence that its first window covers. A segment that begins between two
+    frames has teacher features between theirs.
+    """
+
+    def __init__(self, model: AudioTokenizer, clips: Sequence[Clip], taught: Taught, device: torch.device) -> None:
+        self.config, self.spectra, self.device = model.config, model.spectra, device
+        frame = self.config.frame_samples
+        self.length = self.config.segment * frame
+        width = next(feature.shape[1] for feature in taught.features if feature is not None)
+        lead = -(-self.spectra.before // frame)  # frames of silence before each clip
+        pieces, features, starts, room, at = [], [], [], [], lead * frame
+        for clip, feature in zip(clips, taught.features, strict=True):
+            padded = F.pad(clip.pcm, (0, max(self.length - len(clip.pcm), -len(clip.pcm) % frame)))
+            table = torch.zeros(lead + len(padded) // frame, width + 1)  # the last column: known
+            if feature is not None:
+                told = feature[: len(table) - lead]
+                table[lead : lead + len(told)] = F.pad(told, (0, 1), value=1.0)
+            pieces.append(F.pad(padded, (lead * frame, 0)))
+            features.append(table)
+            starts.append(at)
+            room.append(len(padded) - self.length + 1)
+            at += len(padded) + lead * frame
+        self.pcm, self.taught = torch.cat(pieces).to(device), torch.cat(features).to(device)
+        self.starts, self.room = torch.tensor(starts), torch.tensor(room)
+        self.weights = (self.room + self.length).double()
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """One batch."""
+        config, frame = self.config, self.config.frame_samples
+        chosen = torch.multinomial(self.weights, config.batch, replacement=True, generator=generator)
+        offset = (torch.rand(config.batch, generator=generator, dtype=torch.float64) * self.room[chosen]).long()
+        gain = (GAIN ** torch.rand(config.batch, generator=generator)).to(self.device)
+        begin = (self.starts[chosen] + offset).to(self.device)
+        samples = begin[:, None] + torch.arange(-self.spectra.before, self.length, device=self.device)
+        magnitude = self.spectra(self.pcm[samples] * gain[:, None], padded=True)
+        steps = (begin // frame)[:, None] + torch.arange(config.segment, device=self.device)
+        share = ((begin % frame).float() / frame)[:, None, None]
+        after = (steps + 1).clamp_max(len(self.taught) - 1)
+        taught = self.taught[steps] * (1 - share) + self.taught[after] * share
+        return Batch(magnitude=magnitude, taught=taught[..., :-1], known=taught[..., -1])
+
+
+def fit(config: AudioTokenizerConfig, clips: Sequence[Clip]) -> tuple[AudioTokenizer, float, dict[str, Any]]:
+    """Train a tokenizer on `clips`, on a GPU if there is one.
+
+    Returns:
+        the tokenizer on the CPU in evaluation mode; the mean of its last losses; who taught code 1 (`name`, and the
+        share of the clips that it `knows`).
+
+    Raises:
+        TrainingDiverged: the loss is no number.
+    """
+    device, generator = training_device(), torch.Generator().manual_seed(config.seed)
+    taught = teach(clips, config.teacher, config.sample_rate, config.frame_samples)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = AudioTokenizer(config)
+        examples = Examples(model.to(device), clips, taught, device)
+        place(model, [examples.draw(generator) for _ in range(PLACED_BATCHES)], generator)
+        teacher = nn.Linear(config.width, examples.taught.shape[1] - 1).to(device)
+    optimizer = torch.optim.AdamW([*model.parameters(), *teacher.parameters()], lr=config.learning_rate,
+                                  betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda")  # fmt: skip
     losses: list[float] = []
     model.train()
     for step in progress(range(config.steps), "audio tokenizer", unit="steps", note=lambda: _note(losses)):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min((step + 1) / 20, 1.0, 1.05 - step / config.steps)
-        if step == start:
-            _place_codebooks(model, spectra, generator)
-        drawn = torch.multinomial(weights, config.batch, replacement=True, generator=generator)
-        batch = torch.stack([_segment(spectra[i], generator) for i in drawn.tolist()])
-        loss = codec_loss(model, batch, generator, quantized=step >= start)
-        if not torch.isfinite(loss):
-            raise TrainingDiverged(f"audio tokenizer: loss is {loss.item()} at step {step}; lower its learning_rate")
+            group["lr"] = config.learning_rate * min((step + 1) / WARM_UP, 1.0, 1.02 - step / config.steps)
+        loss = codec_loss(model, teacher, examples.draw(generator), generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
-        if step % 10 == 0:
-            record(step, {"loss/audio_tokenizer": loss.item()})
-    return _recent(losses)
+        if step % 10 == 0 or step == config.steps - 1:
+            losses.append(loss.item())
+            if not np.isfinite(losses[-1]):
+                raise TrainingDiverged(f"audio tokenizer: loss is {losses[-1]} at step {step}; lower its learning_rate")
+            record(step, {"loss/audio_tokenizer": losses[-1]})
+    return model.cpu().eval(), _recent(losses), {"name": taught.teacher, "knows": taught.known}
 
 
-def _recent(losses: list[float]) -> float:
-    """Mean of the last twenty losses."""
-    return sum(losses[-20:]) / max(len(losses[-20:]), 1)
+def _recent(losses: Sequence[float]) -> float:
+    """Mean of the last three recorded losses."""
+    return sum(losses[-3:]) / max(len(losses[-3:]), 1)
 
 
-def _note(losses: list[float]) -> str:
+def _note(losses: Sequence[float]) -> str:
     return f"loss {_recent(losses):.4f}"
 
 
-def _segment(spectrum: Tensor, generator: torch.Generator) -> Tensor:
-    start = int(torch.randint(spectrum.shape[1] // SPECTRA - SEGMENT + 1, (1,), generator=generator))
-    return spectrum[:, start * SPECTRA : (start + SEGMENT) * SPECTRA]
-
-
-def codec_loss(model: AudioTokenizer, magnitude: Tensor, generator: torch.Generator, *, quantized: bool) -> Tensor:
-    """Loss of a batch of magnitude spectra (B,F,U); the codebooks move as well when `quantized`.
-
-    L1 and square of log spectra, L1 of them averaged over 2 and 4 spectra and mel bands (multi-resolution,
-    SoundStream section III.E); commitment 0.25 (z - sg(q))^2; for code 1 the squared error of log-mel
-    halves of the frame predicted from its vector alone (distillation, SpeechTokenizer, arXiv 2308.16692,
-    section 3.3, with log-mel in place of a teacher). The number of levels is drawn (quantizer dropout).
-    """
+@torch.no_grad()
+def place(model: AudioTokenizer, batches: Sequence[Batch], generator: torch.Generator) -> None:
+    """Start in closed form on the examples of some batches: encoder, codebooks, decoder."""
+    magnitude = torch.cat([batch.magnitude for batch in batches])
+    taught = torch.cat([batch.taught for batch in batches]).flatten(0, 1)
+    known = torch.cat([batch.known for batch in batches]).flatten() > 0.5
+    model.encoder.place(model.spectra.log_mel(magnitude))
     latent = model.latent(magnitude)
-    target, mel = scaled_log(magnitude), model.log_mel(magnitude)
-    code, extra = latent, latent.new_zeros(())
-    if quantized:
-        flat = latent.detach().flatten(0, 1)
-        codes = model.quantizer.encode(flat)
-        _move_codebooks(model.quantizer, flat, codes, generator)
-        levels = model.config.levels
-        draw = int(torch.randint(levels * 2, (1,), generator=generator)) + 1
-        used = model.quantizer.decode(codes[:, : min(draw, levels)]).view_as(latent)
-        first = model.quantizer.decode(codes[:, :1]).view_as(latent)
-        whole = model.quantizer.decode(codes).view_as(latent)
-        code = latent + (used - latent).detach()
-        first = latent + (first - latent).detach()
-        extra = 0.25 * (latent - whole).square().mean() + 0.5 * _semantic_loss(model, first, mel)
-    else:
-        extra = 0.5 * _semantic_loss(model, latent, mel)
-    error = model.restore(code) - target
-    spectral = sum((F.avg_pool1d(error, size) if size > 1 else error).abs().mean() for size in (1, 2, 4))
-    bands = (model.filters @ error).abs().mean()
-    return spectral / 3 + bands + error.square().mean() + extra
+    model.quantizer.place(latent.flatten(0, 1), taught, known, generator, semantic=model.config.semantic)
+    coded = model.quantizer.decode(model.quantizer.encode(latent.flatten(0, 1))).view_as(latent)
+    model.decoder.place(coded, scaled_log(magnitude))
 
 
-def _semantic_loss(model: AudioTokenizer, vectors: Tensor, mel: Tensor) -> Tensor:
-    """Squared error of the log-mel means of both halves of each frame, from vectors (B,T,D)."""
-    halves = F.avg_pool1d(mel, SPECTRA // 2).unflatten(2, (-1, 2))  # (B,M,T,2)
-    return F.mse_loss(model.semantic(vectors), halves.permute(0, 2, 3, 1).reshape(*vectors.shape[:2], 2 * MELS))
+def codec_loss(model: AudioTokenizer, teacher: nn.Linear, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Loss of a batch; the codebooks move as well.
+
+    Half of the examples are decoded from a drawn number of codes (quantizer dropout, arXiv 2107.03312, section
+    III.C). Commitment: (z - sg(q))^2. Distillation: see `semantic_loss`.
+    """
+    config = model.config
+    latent = model.latent(batch.magnitude)
+    flat = latent.detach().flatten(0, 1)
+    codes = model.quantizer.encode(flat)
+    parts = [book[codes[:, level]].view_as(latent) for level, book in enumerate(model.quantizer.codebooks)]
+    model.quantizer.move(flat, codes, generator)
+    draw = torch.randint(1, 2 * config.levels + 1, (len(latent), 1, 1), generator=generator).to(latent.device)
+    used = torch.stack([part * (draw > level) for level, part in enumerate(parts)]).sum(0)
+    straight = latent - latent.detach()  # 0, with the gradient of the latent
+    commitment = (latent - torch.stack(parts).sum(0)).square().mean()
+    return (
+        spectral_loss(model, model.decoder(used + straight), batch.magnitude)
+        + COMMITMENT * commitment
+        + config.distillation * semantic_loss(teacher(parts[0] + straight), batch)
+    )
 
 
-@torch.no_grad()
-def _place_codebooks(model: AudioTokenizer, spectra: list[Tensor], generator: torch.Generator) -> None:
-    """Start each codebook with ten rounds of k-means on the residuals of the training clips."""
-    residual = torch.cat([model.latent(spectrum[None])[0] for spectrum in spectra])
-    quantizer = model.quantizer
-    size = quantizer.codebooks.shape[1]
-    if len(residual) < size:
-        raise DataError(
-            f"audio: {len(residual)} frames cannot fill a codebook of {size}; lower tokenizers.audio.codebook"
-        )
-    residual = residual[torch.randperm(len(residual), generator=generator)[:4096]]
-    for level in range(len(quantizer.codebooks)):
-        centres = residual[torch.randperm(len(residual), generator=generator)[:size]].clone()
-        for _ in range(10):
-            assigned = F.one_hot(torch.cdist(residual, centres).argmin(1), size).float()
-            held = assigned.sum(0)
-            centres = torch.where(held[:, None] > 0, assigned.T @ residual / held.clamp_min(1)[:, None], centres)
-        quantizer.codebooks[level] = centres
-        quantizer.counts[level] = held / held.mean()
-        quantizer.sums[level] = centres * quantizer.counts[level, :, None]
-        residual = residual - centres[quantizer.nearest(residual, level)]
+def spectral_loss(model: AudioTokenizer, made: Tensor, magnitude: Tensor) -> Tensor:
+    """Distance of decoded scaled log-magnitudes (B,F,U) from magnitudes (B,F,U).
+
+    Absolute difference of log spectra and of log-mel bands, both also averaged over 2 and 4 spectra (several
+    resolutions in time, SoundStream section III.E), and squared difference of log spectra.
+    """
+    error = made - scaled_log(magnitude)
+    mel = model.spectra.log_mel(unscaled(made)) - model.spectra.log_mel(magnitude)
+    smooth = [part if size == 1 else F.avg_pool1d(part, size) for part in (error, mel) for size in (1, 2, 4)]
+    return sum((part.abs().mean() for part in smooth), error.square().mean()) / 2
 
 
-@torch.no_grad()
-def _move_codebooks(quantizer: Quantizer, latent: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-    """Move each entry towards the mean of its residuals; entries nothing falls on restart at a random residual."""
-    residual = latent
-    for level, size in enumerate([quantizer.codebooks.shape[1]] * codes.shape[1]):
-        assigned = F.one_hot(codes[:, level], size).float()
-        scale = size / len(latent)  # so that a fairly used entry counts 1
-        quantizer.counts[level].lerp_(assigned.sum(0) * scale, 1 - DECAY)
-        quantizer.sums[level].lerp_(assigned.T @ residual * scale, 1 - DECAY)
-        after = residual - quantizer.codebooks[level][codes[:, level]]
-        dead = quantizer.counts[level] < 0.02
-        if dead.any():
-            fresh = residual[torch.randint(len(residual), (int(dead.sum()),), generator=generator)]
-            quantizer.counts[level][dead] = 1.0
-            quantizer.sums[level][dead] = fresh
-        quantizer.codebooks[level] = quantizer.sums[level] / quantizer.counts[level, :, None]
-        residual = after
+def semantic_loss(read: Tensor, batch: Batch) -> Tensor:
+    """Squared error over variance 1 plus half the cosine distance (SpeechTokenizer, arXiv 2308.16692, section 3.3).
 
-
-@torch.no_grad()
-def measure(model: AudioTokenizer, clips: list[Tensor]) -> dict[str, Any]:
-    """Mel distance and SI-SDR by number of codes, codebook use and perplexity by level, on whole clips."""
-    codes = [model.encode(clip) for clip in clips]
-    levels, size = model.config.levels, model.config.codebook
-    mel_distance: list[float] = []
-    si_sdr: list[float] = []
-    for used in range(1, levels + 1):
-        distances, ratios = [], []
-        for clip, code in list(zip(clips, codes, strict=True))[:MEASURED_CLIPS]:
-            restored = model.decode(code[:, :used])
-            reference = F.pad(clip, (0, len(restored) - len(clip)))
-            mels = [model.log_mel(model.spectrum(pcm[None])) for pcm in (reference, restored)]
-            distances.append(float((mels[0] - mels[1]).abs().mean()) * DB)
-            ratios.append(scale_invariant_sdr(restored, reference))
-        mel_distance.append(sum(distances) / len(distances))
-        si_sdr.append(sum(ratios) / len(ratios))
-    share = F.one_hot(torch.cat(codes), size).double().mean(0)  # (Q,C)
-    perplexity = torch.exp(-(share * share.clamp_min(1e-12).log()).sum(1))
-    return {
-        "mel_distance_db_by_codes": mel_distance,
-        "si_sdr_db_by_codes": si_sdr,
-        "perplexity_by_level": perplexity.tolist(),
-        "used_entries_by_level": (share > 0).double().mean(1).tolist(),
-        "clips": min(len(clips), MEASURED_CLIPS),
-        "frames": sum(len(code) for code in codes),
-    }
-
-
-def scale_invariant_sdr(estimate: Tensor, reference: Tensor) -> float:
-    """SI-SDR in dB (Le Roux et al., arXiv 1811.02508, equation 3)."""
-    scaled = (estimate @ reference) / reference.square().sum().clamp_min(1e-12) * reference
-    return float(10 * torch.log10(scaled.square().sum().clamp_min(1e-12) / (scaled - estimate).square().sum()))
+    Args:
+        read: features (B,T,K) that a linear map reads off what code 1 adds to the vector.
+    """
+    apart = (read - batch.taught).square().mean(-1) + 0.5 * (1 - F.cosine_similarity(read, batch.taught, dim=-1))
+    return (apart * batch.known).sum() / batch.known.sum().clamp_min(1)
