@@ -116,12 +116,13 @@ def divide(
 
 
 def steps_within(seconds: float, config: AudioTokenizerConfig, clips: Sequence[Clip]) -> int:
-    """Steps that fit into `seconds`, by the speed of a few of them."""
-    probe = config.model_copy(update={"steps": PROBE_STEPS})
-    fit(probe, clips)  # the first run also pays for starting the device
-    started = time.monotonic()
-    fit(probe, clips)
-    return max(int(seconds * PROBE_STEPS / (time.monotonic() - started)), PROBE_STEPS)
+    """Steps that fit into `seconds`, by the speed of a few of them after the start in closed form."""
+    taken = []
+    for steps in (1, 1, 1 + PROBE_STEPS):  # the first run also pays for starting the device
+        started = time.monotonic()
+        fit(config.model_copy(update={"steps": steps}), clips)
+        taken.append(time.monotonic() - started)
+    return max(int((seconds - taken[1]) * PROBE_STEPS / max(taken[2] - taken[1], 1e-3)), PROBE_STEPS)
 
 
 @torch.no_grad()
