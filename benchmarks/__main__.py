@@ -17,6 +17,8 @@ BENCHMARKS = {
     "loader": "benchmarks.loader",
     "orchestration": "benchmarks.orchestration",
     "serving": "benchmarks.serving",
+    "duplicates": "benchmarks.duplicates",
+    "fertility": "benchmarks.fertility",
     "text-tokenizer": "benchmarks.text_tokenizer",
     "media-tokenizers": "benchmarks.media_tokenizers",
     "elasticity": "benchmarks.elasticity",

@@ -3,6 +3,9 @@
 The sequences are synthetic, in the shape of the smoke profile: text, with features that do not compress. Peers read
 the same batches at random from the same records: columns as memory-mapped .npy files, Megatron-Core's indexed
 dataset; WebDataset reads its tar in order, which is all it can. A peer that is not installed is named and left out.
+Waits are measured in the smoke model's training, and in two processes at once that train the model of the smallest
+profile (tests/workflows/tiny.yaml), each on its half of the batches. Gradients are not exchanged there, which would
+only make the steps longer.
 """
 
 import importlib.util
@@ -14,19 +17,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from accordion.config.data import AudioTokenizerConfig, PackConfig, VisionTokenizerConfig
 from accordion.config.pretrain import model_config
 from accordion.config.profile import Profile, load_profile
 from accordion.data.batch import COLUMNS, TEXT, Batch, Columns, empty_columns
-from accordion.data.loader import Order, ShardLoader, read_places
+from accordion.data.loader import AHEAD, Order, ShardLoader, read_places
 from accordion.data.shards import ShardWriter, decode, open_split, record_type, write_meta
-from accordion.observe import say
+from accordion.home import REPOSITORY
+from accordion.observe import progress, say
 from accordion.train.loop import Trainer
 from benchmarks.harness import Row, paired
 
@@ -34,7 +39,9 @@ REPEATS = 5
 SEQUENCES = 512  # of the corpus x1
 READ = 64  # batches of one repeat
 STEPS = 6  # training steps of one repeat
+RANK_STEPS = 40  # training steps of a rank
 SIZES = (1, 2, 4, 8)
+TINY = REPOSITORY / "tests/workflows/tiny.yaml"
 SEQUENCE, BITS, LEVELS = PackConfig().sequence, VisionTokenizerConfig().bits, AudioTokenizerConfig().levels
 VOCABULARY = 2048
 Reader = Callable[[list[int]], Batch]
@@ -49,6 +56,7 @@ def run(repeats: int) -> list[Row]:
         profile = load_profile("smoke")
         return [
             *consumption(folder / "x1", profile, repeats),
+            ranks(folder / "x1", repeats),
             *peers(folder, profile.pretrain.batch, repeats),
             *growth(folder, profile.pretrain.batch, repeats),
             memory(folder, profile.pretrain.batch, repeats),
@@ -121,6 +129,42 @@ def consumption(shards: Path, profile: Profile, repeats: int) -> list[Row]:
     ]  # fmt: skip
 
 
+_RANK = """
+import json, sys
+from contextlib import closing
+from pathlib import Path
+import torch
+from accordion.config.pretrain import model_config
+from accordion.config.profile import load_profile
+from accordion.data.loader import ShardLoader
+from accordion.train.loop import Trainer
+torch.set_num_threads(1)
+shards, profile, rank, ranks, steps = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+config = load_profile(profile).pretrain
+with closing(ShardLoader(shards, "train", batch=config.batch, seed=0, rank=rank, ranks=ranks)) as loader:
+    trainer = Trainer(config, model_config(config, json.loads((shards / "meta.json").read_text())), loader)
+    for _ in range(steps):
+        trainer.step()
+print(json.dumps([trainer.waited, trainer.seconds]))
+"""
+
+
+def ranks(shards: Path, repeats: int, count: int = 2, steps: int = RANK_STEPS) -> Row:
+    """Waits of `count` processes that train at once, each on its part of the batches; the first step's are in it."""
+    command = [sys.executable, "-c", _RANK, str(shards), str(TINY)]
+    waits, seconds = [], []
+    for _ in progress(range(repeats), "ranks", total=repeats, unit="repeats"):
+        running = [
+            subprocess.Popen([*command, str(rank), str(count), str(steps)], stdout=subprocess.PIPE, text=True)
+            for rank in range(count)
+        ]
+        found = [json.loads(each.communicate()[0]) for each in running]
+        waits.append(max(1e-9, max(waited for waited, _ in found)))
+        seconds.append(min(whole for _, whole in found))
+    return Row(figure=f"waits in {steps} steps of the tiny model, {count} ranks", unit="s", ours="waits",
+               peer="whole steps", ours_values=waits, peer_values=seconds, aim="<= 0.02")  # fmt: skip
+
+
 def peers(folder: Path, batch: int, repeats: int) -> list[Row]:
     """Batches at random from our records, against the same records in other stores."""
     datasets = open_split(folder / "x1", "train")
@@ -143,7 +187,53 @@ def peers(folder: Path, batch: int, repeats: int) -> list[Row]:
         values = paired(timed(ours, batch), timed(reader, batch), repeats=repeats, label=name)["tokens"]
         rows.append(Row(figure="batches from a store", unit="tokens/s", ours="ArrayRecord", peer=name,
                         ours_values=values[0], peer_values=values[1]))  # fmt: skip
+    with (
+        closing(ShardLoader(folder / "x1", "train", batch=batch, seed=0)) as loader,
+        closing(torch_loader(folder / "npy", batch)) as other,
+    ):
+        sides = [timed(lambda rows, source=source: next(source), batch) for source in (loader, other)]
+        values = paired(*sides, repeats=repeats, label="torch DataLoader")["tokens"]
+    rows.append(Row(figure="batches read ahead", unit="tokens/s", ours="ShardLoader, a thread",
+                    peer="torch DataLoader over .npy, a process", ours_values=values[0],
+                    peer_values=values[1]))  # fmt: skip
     return rows
+
+
+class _Mapped(torch.utils.data.Dataset[Columns]):
+    """Rows of memory-mapped columns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in COLUMNS}
+
+    def __getitem__(self, row: int) -> Columns:
+        return {name: values[row] for name, values in self.columns.items()}
+
+
+def _collate(rows: list[Columns]) -> Batch:
+    return Batch.from_columns({name: np.stack([row[name] for row in rows]) for name in COLUMNS})
+
+
+def torch_loader(folder: Path, batch: int) -> Generator[Batch, None, None]:
+    """Endless shuffled batches of torch's DataLoader, read ahead by one worker process."""
+    source = iter(
+        torch.utils.data.DataLoader(
+            _Mapped(folder), batch, sampler=_Endless(SEQUENCES), num_workers=1, prefetch_factor=AHEAD,
+            collate_fn=_collate, multiprocessing_context="fork",
+        )
+    )  # fmt: skip
+    yield from source
+
+
+class _Endless(torch.utils.data.Sampler[int]):
+    """Every row in a new order in each of endless epochs."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng(0)
+        while True:
+            yield from rng.permutation(self.count).tolist()
 
 
 def timed(reader: Reader, batch: int) -> Callable[[], dict[str, float]]:
@@ -170,7 +260,6 @@ def mapped(folder: Path, columns: Columns) -> Reader:
 
 def megatron(prefix: Path, records: list[bytes], layout: np.dtype) -> Reader:
     """Megatron-Core's indexed dataset. It has one dtype and no float16, so a record is stored as bytes."""
-    import torch
     from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint8)

@@ -5,6 +5,7 @@ No stream holds more than `GROUPS` row groups of its table and `CLIPS` pictures,
 
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from accordion.data.documents import Assembler, Document
 from accordion.data.tokenizers.audio_training import read_pcm
@@ -20,9 +22,21 @@ from accordion.data.tokenizers.text import Dropout
 from accordion.data.tokenizers.vision_training import read_clips, read_png
 from accordion.errors import DataError
 
-CLIPS = 32  # encoded at once
+CLIPS = 32  # pictures or clips read at once
+ALIKE = 8  # clips of speech encoded together
 GROUPS = 8  # row groups that are shuffled together
 Item = TypeVar("Item")
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads for the length of the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def rows(corpus: Path, name: str, columns: list[str], split: str, rng: random.Random | None = None) -> Iterator[Any]:
@@ -82,8 +96,7 @@ def _encode(clips: Iterable[tuple[Any, Tensor]], assembler: Assembler) -> Iterat
 
 def speech(corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:
     """Both directions of each clip: transcript -> audio and audio -> transcript."""
-    for row, pcm in _clips(corpus, split, assembler, None):
-        codes = assembler.audio.encode(pcm)
+    for row, codes in _encode_speech(_clips(corpus, split, assembler, None), assembler):
         both = (assembler.speech(row.transcript, codes, audio_first=first) for first in (False, True))
         yield from (replace(document, weight=row.weight) for document in both)
 
@@ -97,16 +110,35 @@ def repeated_speech(
     frame and are coded anew; a few minutes of speech would otherwise be learnt by heart.
     """
     frame = assembler.audio.config.frame_samples
+
+    def varied() -> Iterator[tuple[tuple[Any, bool], Tensor]]:
+        for row, pcm in _clips(corpus, split, assembler, rng):
+            moved = pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
+            yield (row, rng.random() < 0.5), moved
+
     while True:
         heard = 0
-        for row, pcm in _clips(corpus, split, assembler, rng):
+        for (row, audio_first), codes in _encode_speech(varied(), assembler):
             heard += 1
-            varied = torch.nn.functional.pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
-            codes = assembler.audio.encode(varied)
-            document = assembler.speech(row.transcript, codes, audio_first=rng.random() < 0.5)
+            document = assembler.speech(row.transcript, codes, audio_first=audio_first)
             yield replace(document, weight=row.weight)
         if not heard:
             return
+
+
+def _encode_speech(clips: Iterable[tuple[Item, Tensor]], assembler: Assembler) -> Iterator[tuple[Item, Tensor]]:
+    """What came with each clip (n,), and the clip's codes (frames,Q).
+
+    Clips of like length are encoded together, in one thread: a step for a few seconds of sound is too little to share.
+    """
+    for some in _together(clips, CLIPS):
+        by_length = sorted(range(len(some)), key=lambda place: len(some[place][1]))
+        codes: dict[int, Tensor] = {}
+        with torch_threads(1):
+            for places in _together(by_length, ALIKE):
+                found = assembler.audio.encode_batch([some[place][1] for place in places])
+                codes.update(zip(places, found, strict=True))
+        yield from ((about, codes[place]) for place, (about, _) in enumerate(some))
 
 
 def _clips(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None) -> Iterator[tuple[Any, Tensor]]:

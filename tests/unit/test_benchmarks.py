@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from accordion.errors import ArtifactError
+from accordion.errors import ArtifactError, DataError
 from benchmarks import __main__ as command
-from benchmarks import elasticity, harness, published, serving, text_tokenizer
+from benchmarks import duplicates, elasticity, fertility, harness, loader, published, serving, text_tokenizer
 
 
 def test_sides_alternate_and_the_warm_up_does_not_count() -> None:
@@ -66,11 +66,15 @@ def test_list_names_every_benchmark() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
+<<<<<<< HEAD
     [
         (["servin"], "did you mean 'serving'?"),
         (["zzz"], "no benchmark 'zzz'; known: " + ", ".join(command.BENCHMARKS)),
         ([], "name a benchmark"),
     ],
+=======
+    [(["servin"], "did you mean 'serving'?"), (["zzz"], "known: loader, orchestration"), ([], "name a benchmark")],
+>>>>>>> 39e1f4a (Loader, near-copy index and fertility at the full tier are measured; speech is encoded eight clips at a time; faulty stamps stay out)
 )
 def test_an_unknown_name_is_an_error_with_the_names(arguments: list[str], says: str) -> None:
     shown = CliRunner().invoke(command.app, arguments)
@@ -156,6 +160,57 @@ def test_text_tokenizers_are_compared_on_the_same_text(texts: Path, monkeypatch:
     assert inside.lines["en"][0] > 2
     exact = dict(zip(inside.columns, sheets["texts that come back exactly, %"].lines["in domain"], strict=True))
     assert exact[inside.columns[0]] == exact["DeepSeek-V4 129,280"] == 100 and exact["BERT uncased 30,522"] == 0
+
+
+def test_fertility_at_the_full_tier_needs_the_tier_and_bounds_each_language(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCORDION_HOME", str(tmp_path / "none"))
+    with pytest.raises(DataError, match="has not been built; run `make data` first"):
+        fertility.run(1)
+    assert fertility.bounded({"en": ["a" * 10] * 9, "de": ["b" * 10]}, 20, 25) == {"en": ["a" * 10] * 3}
+    (texts / "complete.json").write_text("{}")
+    monkeypatch.setattr(fertility, "full_tier", lambda: texts)
+    monkeypatch.setattr(fertility, "VOCABULARIES", (450,))
+    monkeypatch.setattr(fertility, "LEAST", 1000)
+    sheets = {sheet.title: sheet for sheet in fertility.run(1) if isinstance(sheet, harness.Sheet)}
+    assert list(sheets["characters a token, in domain"].lines) == ["en"]  # the Japanese texts are too few
+
+
+@pytest.fixture
+def few_sequences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stores of 8 and 16 sequences for the loader's benchmark."""
+    for name, value in {"SEQUENCES": 8, "SIZES": (1, 2), "READ": 2}.items():
+        monkeypatch.setattr(loader, name, value)
+    for size in loader.SIZES:
+        loader.write(tmp_path / f"x{size}", 8 * size)
+    return tmp_path
+
+
+def test_the_loader_is_compared_with_its_peers_and_with_itself(
+    few_sequences: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader.importlib.util, "find_spec", lambda name: None)  # what is not installed is left out
+    rows = [*loader.peers(few_sequences, 2, 1), *loader.growth(few_sequences, 2, 1)]
+    assert [row.peer for row in rows] == ["memory-mapped .npy", "torch DataLoader over .npy, a process", "x1"]
+    assert all(ratio > 0 for row in rows for ratio in row.ratios)
+    source = loader.torch_loader(few_sequences / "npy", 4)
+    epoch = [next(source).token for _ in range(2)]
+    source.close()
+    want = loader.sequences(8)["token"]
+    assert sorted(np.concatenate(epoch).tolist()) == sorted(want.tolist())
+
+
+def test_each_rank_tells_how_long_it_waited(few_sequences: Path) -> None:
+    row = loader.ranks(few_sequences / "x1", 1, count=1, steps=2)
+    assert 0 < row.ours_values[0] < row.peer_values[0]
+
+
+def test_the_index_of_near_copies_is_measured_by_size() -> None:
+    (sheet,) = duplicates.run(1, (200, 800))
+    assert isinstance(sheet, harness.Sheet) and list(sheet.lines) == ["200 texts", "800 texts"]
+    assert all(value is not None and value >= 0 for line in sheet.lines.values() for value in line)
+    assert "to the power of" in sheet.notes[0]
 
 
 def test_the_peers_read_the_same_vocabulary_and_all_of_the_text(texts: Path) -> None:

@@ -11,6 +11,7 @@ Legend: B batch, N samples, T frames of 12.5 Hz, U spectra (8 a frame), M mel ba
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -140,12 +141,27 @@ class AudioTokenizer(nn.Module):
         """
         if rate is not None and rate != self.config.sample_rate:
             raise DataError(f"audio at {rate} Hz: this codec wants {self.config.sample_rate} Hz; resample it first")
-        if pcm.ndim != 1 or not len(pcm):
-            raise DataError(f"audio of shape {tuple(pcm.shape)}: wants one channel with at least one sample")
-        if not pcm.is_floating_point() or not bool(torch.isfinite(pcm).all()) or float(pcm.abs().max()) > 1:
-            raise DataError("audio: wants finite floats in [-1, 1]; divide 16-bit samples by 32768")
-        padded = F.pad(pcm.float(), (0, -len(pcm) % self.config.frame_samples))
-        return self.quantizer.encode(self.latent(self.spectra(padded[None]))[0])
+        return self.encode_batch([pcm])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """`encode` of each clip in one pass; no frame sees what comes after it, so the silence at the end of shorter
+        ones changes nothing.
+
+        Raises:
+            DataError: no samples, or values that are no PCM.
+        """
+        for pcm in clips:
+            if pcm.ndim != 1 or not len(pcm):
+                raise DataError(f"audio of shape {tuple(pcm.shape)}: wants one channel with at least one sample")
+            if not pcm.is_floating_point() or not bool(torch.isfinite(pcm).all()) or float(pcm.abs().max()) > 1:
+                raise DataError("audio: wants finite floats in [-1, 1]; divide 16-bit samples by 32768")
+        frames = [-(-len(pcm) // self.config.frame_samples) for pcm in clips]
+        length = max(frames) * self.config.frame_samples
+        padded = torch.stack([F.pad(pcm.float(), (0, length - len(pcm))) for pcm in clips])
+        latent = self.latent(self.spectra(padded))  # (B,T,D)
+        own = torch.cat([latent[clip, :count] for clip, count in enumerate(frames)])
+        return list(self.quantizer.encode(own).split(frames))
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

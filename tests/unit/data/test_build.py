@@ -236,6 +236,31 @@ def test_captions_of_stamps(tmp_path: Path) -> None:
     assert stamps.captions(file) == {"en": "A cat.", "de": "Eine Katze.", "pt-BR": "Um gato."}
 
 
+def test_faulty_stamps_are_left_out(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = "usr/share/tuxpaint/stamps"
+    blank = sorted(stamps.BLANK)[0]
+    hammer, _ = next(iter(stamps.SILENT))
+    names = {"animals/cat": "A cat.", blank: "A bolt.", hammer: "A hammer."}
+    files = {f"{root}/{name}.txt": f"{text}\nes.utf8=Uno.\nbg.utf8=Edin.\n" for name, text in names.items()}
+    files |= {f"{root}/{name}.png": "png" for name in names}
+    files |= {f"{root}/{name}_desc{end}.ogg": "ogg" for name in names for end in ("", "_es", "_bg")}
+    shelf.deb("tuxpaint-stamps-default", files)
+    for count, number in (("CAPTIONS", 3), ("PICTURES", 3), ("SPEECH", 9), ("TRIPLES", 9)):
+        monkeypatch.setattr(stamps, count, number)
+    for folder in ("images", "audio"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+    written = stamps.build_stamps(shelf.open(), tmp_path / "out", FULL)
+    assert [row["file"] for row in rows_of(tmp_path / "out/images/captions.jsonl")] == [
+        "tuxpaint/animals/cat.png", f"tuxpaint/{hammer}.png",
+    ]  # fmt: skip
+    heard = {(row["key"], row["language"]) for row in rows_of(tmp_path / "out/audio/transcripts.jsonl")}
+    assert len(heard) == 5 and {language for _, language in heard} == {"en", "bg"}
+    assert (f"tuxpaint/{hammer}", "bg") not in heard
+    with zipfile.ZipFile(tmp_path / "out/audio/tuxpaint.zip") as archive:
+        assert len(archive.namelist()) == 5
+    assert [row.records for row in written] == [2, 5]
+
+
 def test_the_sample_is_a_selection_of_what_the_full_tier_holds() -> None:
     assert set(SAMPLE.faq_languages) <= set(FULL.faq_languages) and set(SAMPLE.dictionaries) <= set(FULL.dictionaries)
     for part in build.PARTS:

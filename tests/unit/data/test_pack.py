@@ -19,7 +19,7 @@ from PIL import Image
 from accordion.config.data import AudioTokenizerConfig, PackConfig, TextTokenizerConfig, VisionTokenizerConfig
 from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, empty_columns
 from accordion.data.documents import Assembler, Document, Pool
-from accordion.data.encode import repeated_speech, rows
+from accordion.data.encode import repeated_speech, rows, speech
 from accordion.data.loader import ShardLoader
 from accordion.data.pack import Packer, Tally, _write_split, blend_weights, interleave, lay_out, pack
 from accordion.data.shards import chunks, open_split, read_meta
@@ -420,6 +420,28 @@ def test_a_repeated_clip_is_cut_anew_and_the_seed_decides_how(assembler: Assembl
     assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(once, other, strict=True))
     assert len({codes.tobytes() for codes in once}) > 2
+
+
+def test_speech_is_encoded_in_one_thread_and_in_the_order_it_came(assembler: Assembler, corpus: Path) -> None:
+    seen = []
+    encode = assembler.audio.encode_batch
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                assembler.audio, "encode_batch", lambda clips: seen.append(torch.get_num_threads()) or encode(clips)
+            )
+            found = list(speech(corpus, "train", assembler))
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    stored = list(rows(corpus, "audio", ["id", "pcm", "transcript"], "train"))
+    for row, document in zip(stored, found[::2], strict=True):
+        ids = document.columns["token"][document.columns["modality"] == TEXT].tolist()
+        assert assembler.text.decode(ids) == row.transcript
+        heard = document.columns["modality"] == AUDIO
+        assert heard.sum() == len(row.pcm) // 2 // 640
 
 
 def test_rows_are_shuffled_over_row_groups_and_none_is_lost(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from accordion.cli import app
-from accordion.config.data import TextTokenizerConfig
-from accordion.data.tokenizers.text_training import train_text_tokenizer
+from accordion.config.data import AudioTokenizerConfig, TextTokenizerConfig, VisionTokenizerConfig
+from accordion.data.tokenizers.audio import AudioTokenizer
+from accordion.data.tokenizers.text_training import fit, train_text_tokenizer
+from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.lookup import known, store, versions
 from accordion.store import Artifact
 from tests.small_corpus import tables, write_corpus
@@ -105,6 +107,38 @@ def test_restores_into_a_folder_and_refuses_a_damaged_remote(home: Path) -> None
     damaged.write_bytes(wanted[:-1] + bytes([wanted[-1] ^ 1]))
     refusal = accordion("restore", first, "--to", home / "other", fails=True)
     assert f"object {damaged} (audio.parquet) was altered" in refusal and not (home / "other").exists()
+
+
+@pytest.mark.parametrize("kind", ["tokenizer-text", "tokenizer-vision", "tokenizer-audio"])
+def test_tokenizers_are_listed_compared_restored_and_refused_like_data(kind: str, home: Path) -> None:
+    made, corpus = [], publish(write_corpus(home / "one", tables()), "corpus")
+    for number in range(2):
+        out = home / f"tokenizer{number}"
+        out.mkdir()
+        if kind == "tokenizer-text":
+            fit(TextTokenizerConfig(vocabulary=400), [f"some words {number} and more words"] * 9).save(out)
+        elif kind == "tokenizer-vision":
+            VisionTokenizer(VisionTokenizerConfig(channels=8 + 4 * number, image_size=16, scales=(1, 2, 4))).save(out)
+        else:
+            AudioTokenizer(AudioTokenizerConfig(channels=8 + number)).save(out)
+        (out / "metrics.json").write_text(json.dumps({"measured": {"value": [0.5, 0.25 + number]}}))
+        made.append(publish(out, kind, {"channels": 8 + number}, corpus=corpus))
+    assert all(str(each)[:30] in accordion("list") for each in made)
+    found = json.loads(accordion("compare", *made, "--json"))
+    assert found["settings"]["channels"] == [8, 9] and found["figures"]["measured.value.2"] == [0.25, 1.25]
+    assert found["sizes"]["files"][0] == found["sizes"]["files"][1] >= 2
+    wanted = max((path for path in store().path(made[0]).iterdir() if path.is_file()), key=lambda path: path.name)
+    name, data = wanted.name, wanted.read_bytes()
+    shutil.rmtree(store().path(made[0]))
+    assert "every file as recorded" in accordion("restore", made[0], "--to", home / "new")
+    assert (home / "new" / name).read_bytes() == data
+    shutil.rmtree(store().path(made[0]))
+    shutil.rmtree(store().root / ".dvc/cache")
+    (damaged,) = [p for p in (home / "runs/dvc-remote").rglob("*") if p.is_file() and p.read_bytes() == data]
+    damaged.chmod(0o644)
+    damaged.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert f"({name}) was altered" in accordion("restore", made[0], "--to", home / "other", fails=True)
+    assert not (home / "other").exists() and not store().path(made[0]).exists()
 
 
 def test_what_is_unknown_is_answered_with_what_is_near(home: Path) -> None:

@@ -104,6 +104,15 @@ def test_frames_are_80_ms_and_the_end_is_padded(trained) -> None:
         assert codec.decode(codes[:, :used]).shape == (11 * 640,)
 
 
+def test_clips_of_any_length_are_encoded_together_as_they_are_alone(trained) -> None:
+    codec, _, _ = trained
+    clips = [tone(90 + 30 * n, seconds) for n, seconds in enumerate((1.5, 0.05, 0.7, 2.31))]
+    for clip, codes in zip(clips, codec.encode_batch(clips), strict=True):
+        assert torch.equal(codes, codec.encode(clip))
+    with pytest.raises(DataError, match="at least one sample"):
+        codec.encode_batch([clips[0], torch.zeros(0)])
+
+
 def test_encoding_and_decoding_are_deterministic(trained) -> None:
     codec, _, out = trained
     again = AudioTokenizer.load(out)
