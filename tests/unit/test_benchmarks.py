@@ -66,15 +66,11 @@ def test_list_names_every_benchmark() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-<<<<<<< HEAD
     [
         (["servin"], "did you mean 'serving'?"),
         (["zzz"], "no benchmark 'zzz'; known: " + ", ".join(command.BENCHMARKS)),
         ([], "name a benchmark"),
     ],
-=======
-    [(["servin"], "did you mean 'serving'?"), (["zzz"], "known: loader, orchestration"), ([], "name a benchmark")],
->>>>>>> 39e1f4a (Loader, near-copy index and fertility at the full tier are measured; speech is encoded eight clips at a time; faulty stamps stay out)
 )
 def test_an_unknown_name_is_an_error_with_the_names(arguments: list[str], says: str) -> None:
     shown = CliRunner().invoke(command.app, arguments)
