@@ -35,6 +35,8 @@ class Plan(NamedTuple):
     sft: str
     rl: str
     extract: str
+    search: str
+    register_family: str
     distil: str
     evaluate: str
     gate: str
@@ -72,6 +74,8 @@ def configure(profile: str, overrides: list[str]) -> Plan:
         sft=section(settings.sft),
         rl=section(settings.rl),
         extract=section(settings.extract),
+        search=section(settings.search),
+        register_family=section(settings.register_family),
         distil=section(settings.distil),
         evaluate=section(settings.evaluate),
         gate=section(settings.gate),

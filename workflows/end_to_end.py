@@ -9,18 +9,14 @@ from tasks.distil import distil
 from tasks.evaluate import evaluate
 from tasks.extract import extract
 from tasks.gate import gate
-from tasks.ingest import ingest
-from tasks.pack import pack
 from tasks.pretrain import pretrain
-from tasks.previous import previous
 from tasks.register import register
+from tasks.register_family import register_family
 from tasks.report import report
 from tasks.rl import rl
 from tasks.rollout import rollout, withhold
 from tasks.sft import sft
-from tasks.tokenizers import audio_tokenizer, text_tokenizer, vision_tokenizer
-from tasks.validate_data import validate_data
-from tasks.validate_shards import validate_shards
+from workflows.data import prepare
 
 
 @workflow
@@ -34,27 +30,27 @@ def end_to_end(profile: str = "smoke", overrides: list[str] = []) -> str:  # noq
     plan = configure(profile=profile, overrides=overrides)
     run = plan.run
 
-    corpus = ingest(run=run, config=plan.ingest, source=plan.source)
-    before = previous(run=run, config=plan.validate_data, kind="validation", data=corpus)
-    valid = validate_data(run=run, config=plan.validate_data, corpus=corpus, previous=before)
-    text = text_tokenizer(run=run, config=plan.text_tokenizer, corpus=corpus)
-    vision = vision_tokenizer(run=run, config=plan.vision_tokenizer, corpus=corpus)
-    audio = audio_tokenizer(run=run, config=plan.audio_tokenizer, corpus=corpus)
-    for tokenizer in (text, vision, audio):
-        valid >> tokenizer  # type: ignore[operator]  # a promise of Flyte
-    shards = pack(run=run, config=plan.pack, corpus=corpus, text=text, vision=vision, audio=audio)
-    before_shards = previous(run=run, config=plan.validate_shards, kind="validation-shards", data=shards)
-    valid_shards = validate_shards(run=run, config=plan.validate_shards, shards=shards, previous=before_shards)
+    data = prepare(
+        run=run,
+        source=plan.source,
+        ingest_config=plan.ingest,
+        validate_config=plan.validate_data,
+        text_config=plan.text_tokenizer,
+        vision_config=plan.vision_tokenizer,
+        audio_config=plan.audio_tokenizer,
+        pack_config=plan.pack,
+        shards_config=plan.validate_shards,
+    )
 
-    checkpoint = pretrain(run=run, config=plan.pretrain, shards=shards)
-    valid_shards >> checkpoint  # type: ignore[operator]  # a promise of Flyte
-    analysis = analyse(run=run, config=plan.analyse, checkpoint=checkpoint, shards=shards)
-    tuned = sft(run=run, config=plan.sft, checkpoint=checkpoint, text=text, shards=shards)
-    policy = rl(run=run, config=plan.rl, policy=tuned, text=text)
-    family = extract(run=run, config=plan.extract, policy=policy, shards=shards)
+    checkpoint = pretrain(run=run, config=plan.pretrain, shards=data.shards)
+    analysis = analyse(run=run, config=plan.analyse, checkpoint=checkpoint, shards=data.shards)
+    tuned = sft(run=run, config=plan.sft, checkpoint=checkpoint, text=data.text, shards=data.shards)
+    policy = rl(run=run, config=plan.rl, policy=tuned, text=data.text)
+    family = extract(run=run, config=plan.extract, policy=policy, shards=data.shards)
+    sizes = register_family(run=run, config=plan.register_family, policy=policy, family=family)
 
-    encoder = distil(run=run, config=plan.distil, family=family, corpus=corpus, text=text)
-    evaluation = evaluate(run=run, config=plan.evaluate, encoder=encoder, corpus=corpus)
+    encoder = distil(run=run, config=plan.distil, family=family, corpus=data.corpus, text=data.text)
+    evaluation = evaluate(run=run, config=plan.evaluate, encoder=encoder, corpus=data.corpus)
     verdict = gate(
         run=run, config=plan.gate, pretrain=checkpoint, extract=family, rl=policy, distil=encoder, evaluate=evaluation
     )
@@ -64,9 +60,9 @@ def end_to_end(profile: str = "smoke", overrides: list[str] = []) -> str:  # noq
     release: Artifact = (
         conditional("gate_passed")
         .if_(verdict.passed.is_true())  # type: ignore[attr-defined]  # a promise of Flyte
-        .then(rollout(run=run, config=plan.rollout, registration=registration, encoder=encoder, corpus=corpus))
+        .then(rollout(run=run, config=plan.rollout, registration=registration, encoder=encoder, corpus=data.corpus))
         .else_()
         .then(withhold(run=run, config=plan.rollout, registration=registration, verdict=verdict.artifact))
     )
-    made = [corpus, valid, text, vision, audio, shards, valid_shards, checkpoint, analysis, tuned, policy, family]
+    made = [*data, checkpoint, analysis, tuned, policy, family, sizes]
     return report(run=run, artifacts=[*made, encoder, evaluation, verdict.artifact, registration, release])

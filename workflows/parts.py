@@ -6,13 +6,11 @@ from tasks.configure import configure
 from tasks.distil import distil
 from tasks.evaluate import evaluate
 from tasks.existing import existing
-from tasks.ingest import ingest
-from tasks.pack import pack
-from tasks.previous import previous
+from tasks.extract import extract
+from tasks.register_family import register_family
 from tasks.report import report
-from tasks.tokenizers import audio_tokenizer, text_tokenizer, vision_tokenizer
-from tasks.validate_data import validate_data
-from tasks.validate_shards import validate_shards
+from tasks.search import search
+from workflows.data import prepare
 
 
 @workflow
@@ -20,18 +18,18 @@ def data_only(profile: str = "smoke", overrides: list[str] = []) -> str:  # noqa
     """Source data to validated shards."""
     plan = configure(profile=profile, overrides=overrides)
     run = plan.run
-    corpus = ingest(run=run, config=plan.ingest, source=plan.source)
-    before = previous(run=run, config=plan.validate_data, kind="validation", data=corpus)
-    valid = validate_data(run=run, config=plan.validate_data, corpus=corpus, previous=before)
-    text = text_tokenizer(run=run, config=plan.text_tokenizer, corpus=corpus)
-    vision = vision_tokenizer(run=run, config=plan.vision_tokenizer, corpus=corpus)
-    audio = audio_tokenizer(run=run, config=plan.audio_tokenizer, corpus=corpus)
-    for tokenizer in (text, vision, audio):
-        valid >> tokenizer  # type: ignore[operator]  # a promise of Flyte
-    shards = pack(run=run, config=plan.pack, corpus=corpus, text=text, vision=vision, audio=audio)
-    before_shards = previous(run=run, config=plan.validate_shards, kind="validation-shards", data=shards)
-    valid_shards = validate_shards(run=run, config=plan.validate_shards, shards=shards, previous=before_shards)
-    return report(run=run, artifacts=[corpus, valid, text, vision, audio, shards, valid_shards])
+    data = prepare(
+        run=run,
+        source=plan.source,
+        ingest_config=plan.ingest,
+        validate_config=plan.validate_data,
+        text_config=plan.text_tokenizer,
+        vision_config=plan.vision_tokenizer,
+        audio_config=plan.audio_tokenizer,
+        pack_config=plan.pack,
+        shards_config=plan.validate_shards,
+    )
+    return report(run=run, artifacts=[*data])
 
 
 @workflow
@@ -51,3 +49,21 @@ def retrieval_only(
     encoder = distil(run=run, config=plan.distil, family=members, corpus=collection, text=tokenizer)
     evaluation = evaluate(run=run, config=plan.evaluate, encoder=encoder, corpus=collection)
     return report(run=run, artifacts=[encoder, evaluation])
+
+
+@workflow
+def family_only(
+    policy: str,
+    shards: str,
+    profile: str = "smoke",
+    overrides: list[str] = [],  # noqa: B006 - Flyte wants a value
+) -> str:
+    """A family from an elastic model that is already there: its named members, registered, and a search for more."""
+    plan = configure(profile=profile, overrides=overrides)
+    run = plan.run
+    whole = existing(run=run, reference=policy, kind="policy")
+    packed = existing(run=run, reference=shards, kind="shards")
+    family = extract(run=run, config=plan.extract, policy=whole, shards=packed)
+    sizes = register_family(run=run, config=plan.register_family, policy=whole, family=family)
+    found = search(run=run, config=plan.search, policy=whole, shards=packed)
+    return report(run=run, artifacts=[family, sizes, found])

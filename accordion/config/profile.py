@@ -10,7 +10,7 @@ from accordion.config.data import IngestConfig, PackConfig, TokenizersConfig, Va
 from accordion.config.extract import ExtractConfig, RecoverConfig, SearchConfig
 from accordion.config.posttrain import RlConfig, SftConfig
 from accordion.config.pretrain import AnalyseConfig, PretrainConfig
-from accordion.config.release import EvaluateConfig, GateConfig, RegisterConfig, RolloutConfig
+from accordion.config.release import EvaluateConfig, GateConfig, RegisterConfig, RegisterFamilyConfig, RolloutConfig
 from accordion.config.retrieval import DistilConfig
 from accordion.config.runtime import RuntimeConfig
 from accordion.config.study import StudyConfig
@@ -41,6 +41,7 @@ class Profile(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     register_model: RegisterConfig = RegisterConfig()
+    register_family: RegisterFamilyConfig = RegisterFamilyConfig()
     rollout: RolloutConfig = RolloutConfig()
     study: StudyConfig = StudyConfig()
 

@@ -74,6 +74,12 @@ class RegisterConfig(Settings):
     model: str = "accordion-encoder"
 
 
+class RegisterFamilyConfig(Settings):
+    """Names of the registered models of the family: the prefix and the size."""
+
+    prefix: str = "accordion-lm"
+
+
 class RolloutConfig(Settings):
     """Rollout of a registered version to Triton."""
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from accordion.report.style import PALETTE, drawing
+from accordion.report.words import count
 
 LABELS = {
     "active_parameters": "parameters active for a token",
@@ -35,9 +37,9 @@ def pareto(document: Mapping[str, Any]) -> Figure:
             axes.axvline(limit, color=PALETTE["bad"], linestyle=(0, (4, 3)), linewidth=1, label="limit")
         axes.set_xlabel(LABELS[cost])
         axes.set_ylabel("loss over the full model’s")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
         axes.margins(0.08)
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
         return figure
 
 

@@ -1,5 +1,10 @@
 """The sections on tokenizers, pre-training, the elastic family, routing and post-training."""
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from accordion.extract.plot import pareto
 from accordion.report import plots, samples
 from accordion.report.budgets import vision_tables
 from accordion.report.readers import problem_rows, routing_layers
@@ -88,8 +93,18 @@ def pretraining(run: RunFigures, summary: Summary) -> Section:
 
 
 def elastic(run: RunFigures, summary: Summary) -> Section:
+    searched, registered = _search(run), _registered(run)
     if summary.pretrain is None or not summary.pretrain.submodels:
-        return absent("family", "Elastic family", "No sub-models were measured in this run.")
+        if searched is None:
+            return absent("family", "Elastic family", "No sub-models were measured in this run.")
+        found = len(searched["members"])
+        return Section(
+            anchor="family",
+            title="Elastic family",
+            finding=f"A search judged {len(searched['trials'])} sub-models and wrote {found} of its Pareto front.",
+            drawings=[_pareto(searched)],
+            tables=registered,
+        )
     members = summary.pretrain.submodels
     rows = [
         (
@@ -119,7 +134,8 @@ def elastic(run: RunFigures, summary: Summary) -> Section:
                 "better. The filled mark is the full model.",
                 alt="Validation text loss of the family: "
                 + ", ".join(f"{m.name} {m.val_loss['text']:.3f} at {m.active_parameters:,} active" for m in members),
-            )
+            ),
+            *([_pareto(searched)] if searched is not None else []),
         ],
         tables=[
             Table(
@@ -127,9 +143,41 @@ def elastic(run: RunFigures, summary: Summary) -> Section:
                 header=("member", "layers", "experts", "top-k", "parameters", "active", *MODALITIES),
                 rows=rows,
                 words=("member",),
-            )
+            ),
+            *registered,
         ],
     )
+
+
+def _search(run: RunFigures) -> Mapping[str, Any] | None:
+    path = run.file("search", "search.json")
+    return None if path is None else json.loads(path.read_text())
+
+
+def _pareto(searched: Mapping[str, Any]) -> Drawing:
+    front = [searched["trials"][index] for index in searched["front"]]
+    return Drawing(
+        name="pareto",
+        figure=pareto(searched),
+        caption="A search over depth, experts and top-k of each layer. Loss: mean over modalities of the loss over the "
+        "full model’s, on the sequences that steered the search. Squares were written as models.",
+        alt=f"Pareto front of {len(front)} members, from {front[0]['relative_loss']:.3f} of the full model’s loss at "
+        f"the lowest cost to {front[-1]['relative_loss']:.3f} at the highest",
+    )
+
+
+def _registered(run: RunFigures) -> list[Table]:
+    path = run.file("register_family", "family.json")
+    if path is None:
+        return []
+    return [
+        Table(
+            caption="Where the full model and its members stand in the MLflow registry",
+            header=("registered model", "version"),
+            rows=list(json.loads(path.read_text()).items()),
+            words=("registered model",),
+        )
+    ]
 
 
 def routing(run: RunFigures, summary: Summary) -> Section:

@@ -30,9 +30,11 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_holds_every_workflow_and_launch_plan(package: Path) -> None:
     workflows = {WorkflowSpec.FromString(p.read_bytes()).template.id.name for p in package.glob("*_2.pb")}
     assert workflows == {
+        "workflows.data.prepare",
         "workflows.elastic_study.elastic_study",
         "workflows.end_to_end.end_to_end",
         "workflows.parts.data_only",
+        "workflows.parts.family_only",
         "workflows.parts.retrieval_only",
     }
     plans = {}
@@ -45,7 +47,7 @@ def test_holds_every_workflow_and_launch_plan(package: Path) -> None:
 def test_tasks_are_cached_by_code_and_not_by_run(package: Path) -> None:
     tasks = [TaskSpec.FromString(path.read_bytes()).template for path in package.glob("*_1.pb")]
     by_name = {task.id.name.rpartition(".")[2]: task for task in tasks}
-    assert len(by_name) == 23
+    assert len(by_name) == 25
     for name, task in by_name.items():
         assert task.metadata.discoverable == (name not in UNCACHED), name
         assert task.container.resources.requests, name
