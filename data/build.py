@@ -75,19 +75,20 @@ def main() -> None:
         parser.error("--parts: extra parts belong to the full tier")
     try:
         hold_run_lock("data")
-        work = check if arguments.check else build
-        work(tier, out.resolve(), arguments.packages.resolve(), PARTS, [EXTRA[name] for name in arguments.parts])
+        work, extra = (check, _stamp(out).get("parts", ())) if arguments.check else (build, arguments.parts)
+        parts = [*PARTS, *(EXTRA[name] for name in EXTRA if name in extra)]
+        work(tier, out.resolve(), arguments.packages.resolve(), parts)
     except AccordionError as error:
         sys.exit(f"data: {error}")
 
 
-def build(tier: Tier, out: Path, packages: Path, parts: Iterable[Part], extra: Iterable[Part] = ()) -> None:
+def build(tier: Tier, out: Path, packages: Path, parts: Iterable[Part]) -> None:
     """Build every part into a folder beside `out`, check it, then put it in place of `out` by renaming.
 
     Raises:
         DataError: a package cannot be had, a count is off, or the tier is larger than it may be.
     """
-    parts = [*parts, *extra]
+    parts = list(parts)
     names, code = [part.name for part in parts], code_version()
     stamp = _stamp(out)
     if stamp.get("code") == code and set(names) <= set(stamp["parts"]):
@@ -100,7 +101,7 @@ def build(tier: Tier, out: Path, packages: Path, parts: Iterable[Part], extra: I
     say(f"{out}: {_size(out):,} bytes in {time.monotonic() - start:.0f} s")
 
 
-def check(tier: Tier, out: Path, packages: Path, parts: Iterable[Part], extra: Iterable[Part] = ()) -> None:
+def check(tier: Tier, out: Path, packages: Path, parts: Iterable[Part]) -> None:
     """Build every part anew and compare it with `out`, byte by byte.
 
     Raises:
@@ -109,7 +110,7 @@ def check(tier: Tier, out: Path, packages: Path, parts: Iterable[Part], extra: I
     """
     made = out.with_name(f".{out.name}.check")
     try:
-        make(tier, made, packages, [*parts, *extra])
+        make(tier, made, packages, parts)
         if lines := differences(out, made):
             raise DataError(f"{out}: not what this code makes of the packages:\n" + "\n".join(lines))
         count = sum(path.is_file() for path in out.rglob("*"))

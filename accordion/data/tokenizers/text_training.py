@@ -60,8 +60,9 @@ def _words(texts: list[str]) -> Iterator[str]:
     written: dict[str, str] = {}
     for text in progress(texts, "text tokenizer", unit="texts"):
         words = split_words(text)
-        for word in set(words) - written.keys():
-            written[word] = to_characters(word)
+        for word in set(words):  # no difference of sets: that would go through all words known so far
+            if word not in written:
+                written[word] = to_characters(word)
         yield " ".join([written[word] for word in words])
 
 

@@ -303,7 +303,7 @@ def test_a_second_build_returns_at_once(
 ) -> None:
     shelf.deb("toy", {"usr/share/toy/letters": "abc"})
     out = tmp_path / "full"
-    build.build(FULL, out, shelf.folder, [toy_part()], [toy_part("more")])
+    build.build(FULL, out, shelf.folder, [toy_part(), toy_part("more")])
     assert "letters" in capsys.readouterr().err
     build.build(FULL, out, shelf.folder, [toy_part(fails=True)])  # never called: letters and more are there
     assert "already built by this code (letters, more)" in capsys.readouterr().err
@@ -332,6 +332,31 @@ def test_a_tier_is_compared_with_what_would_be_built(shelf: Shelf, tmp_path: Pat
         build.check(FULL, out, shelf.folder, [toy_part()])
     assert (out / "letters/extra").is_file() and len(before) + 1 == sum(path.is_file() for path in out.rglob("*"))
     assert [path.name for path in tmp_path.iterdir() if "check" in path.name] == []
+
+
+def test_the_command_builds_and_checks_the_extra_parts_of_a_tier(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelf.deb("toy", {"usr/share/toy/letters": "abc"})
+    monkeypatch.setenv("ACCORDION_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(build, "PARTS", (toy_part(),))
+    monkeypatch.setattr(build, "EXTRA", {"tuxpaint": toy_part("tuxpaint")})
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["build.py", "full", "--packages", str(shelf.folder), *arguments])
+        build.main()
+
+    run("--parts", "tuxpaint")
+    out = tmp_path / "home/data/full"
+    assert (out / "tuxpaint/a.gz").is_file()
+    run("--check")  # knows from what is there that the extra part belongs to it
+    assert "each byte as built from the packages" in capsys.readouterr().err
+    (out / "tuxpaint/a.gz").unlink()
+    with pytest.raises(SystemExit, match=r"data: .*not what this code makes.*\n  tuxpaint/a\.gz: missing"):
+        run("--check")
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr(sys, "argv", ["build.py", "sample", "--parts", "tuxpaint"])
+        build.main()
 
 
 KILLED = """

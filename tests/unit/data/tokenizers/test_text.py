@@ -1,6 +1,7 @@
 """Text tokenizer: exact round trip of any string, ids as merges by hand give them, control ids, digits, dropout."""
 
 import json
+import random
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from accordion.config.data import TextTokenizerConfig
 from accordion.data.tokenizers import text as text_module
+from accordion.data.tokenizers import text_training
 from accordion.data.tokenizers.text import (
     SPECIAL,
     SPECIAL_NAMES,
@@ -274,3 +276,11 @@ def test_fertility_counts_words_only_where_a_language_writes_spaces() -> None:
         assert fertility(["中文 字"], [[1, 2]], language) == {"characters_per_token": 2.0, "bytes_per_token": 5.0}
     with pytest.raises(DataError, match="without a token"):
         fertility([""], [[]], "en")
+
+
+def test_reading_texts_takes_no_longer_with_every_word_already_known() -> None:
+    draw = random.Random(0).choices
+    texts = [" ".join("".join(draw("abcdefghij", k=7)) for _ in range(60)) for _ in range(6000)]  # 360,000 words
+    clock = time.process_time()
+    assert sum(1 for _ in text_training._words(texts)) == 6000
+    assert time.process_time() - clock < 4  # half a second; going through all known words each time takes over a minute
