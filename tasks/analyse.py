@@ -11,6 +11,6 @@ STAGE = Stage("analyse", "accordion.evaluate.routing:analyse", AnalyseConfig, ki
 
 
 @STAGE.task(requests=Resources(cpu="2", mem="4Gi"))
-def analyse(run: Run, config: str, checkpoint: Artifact, shards: Artifact) -> Artifact:
+def analyse(run: Run, config: str, checkpoint: Artifact, policy: Artifact, shards: Artifact) -> Artifact:
     """How the router uses its experts, by layer and modality."""
-    return STAGE.run(run, config, checkpoint=checkpoint, shards=shards)
+    return STAGE.run(run, config, checkpoint=checkpoint, policy=policy, shards=shards)

@@ -43,9 +43,9 @@ def end_to_end(profile: str = "smoke", overrides: list[str] = []) -> str:  # noq
     )
 
     checkpoint = pretrain(run=run, config=plan.pretrain, shards=data.shards)
-    analysis = analyse(run=run, config=plan.analyse, checkpoint=checkpoint, shards=data.shards)
     tuned = sft(run=run, config=plan.sft, checkpoint=checkpoint, text=data.text, shards=data.shards)
     policy = rl(run=run, config=plan.rl, policy=tuned, text=data.text)
+    analysis = analyse(run=run, config=plan.analyse, checkpoint=checkpoint, policy=policy, shards=data.shards)
     family = extract(run=run, config=plan.extract, policy=policy, shards=data.shards)
     sizes = register_family(run=run, config=plan.register_family, policy=policy, family=family)
 

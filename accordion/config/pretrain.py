@@ -92,6 +92,14 @@ class MemberSpec(Settings):
     top_k: int
 
 
+MEMBERS = (
+    MemberSpec(name="shallow", layers=6, experts=16, top_k=4),
+    MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
+    MemberSpec(name="sparse", layers=8, experts=16, top_k=2),
+    MemberSpec(name="small", layers=6, experts=8, top_k=2),
+)
+
+
 class ElasticConfig(Settings):
     """How sub-models are drawn, per training instance (foundation model, section 5)."""
 
@@ -160,19 +168,14 @@ class PretrainConfig(Settings):
     checkpoint_every: int = Field(100, ge=1)
     checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of an unfinished run that stay on disk")
     validation_sequences: int = Field(64, ge=1, description="validation sequences each family member is judged on")
-    family: tuple[MemberSpec, ...] = (
-        MemberSpec(name="full", layers=8, experts=16, top_k=4),
-        MemberSpec(name="shallow", layers=6, experts=16, top_k=4),
-        MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
-        MemberSpec(name="sparse", layers=8, experts=16, top_k=2),
-        MemberSpec(name="small", layers=6, experts=8, top_k=2),
-    )
+    family: tuple[MemberSpec, ...] = (MemberSpec(name="full", layers=8, experts=16, top_k=4), *MEMBERS)
 
 
 class AnalyseConfig(Settings):
     """Routing analysis (foundation model, section 6)."""
 
-    sequences: int = Field(48, ge=1, description="validation sequences to route")
+    sequences: int = Field(32, ge=1, description="validation sequences to route, every kind of document among them")
+    members: tuple[MemberSpec, ...] = Field(MEMBERS, description="analysed beside the full model")
     seed: int = 0
 
 

@@ -57,6 +57,7 @@ class Profile(Settings):
             for value in getattr(elastic, axis)
         ]
         members = {"pretrain.family": self.pretrain.family, "extract.members": self.extract.members}
+        members |= {"analyse.members": self.analyse.members}
         asked += [
             (f"{path}.{member.name}.{axis}", getattr(member, axis))
             for path, family in members.items()

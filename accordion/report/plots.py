@@ -120,6 +120,49 @@ def routing(layers: Sequence[RoutingLayer]) -> Figure:
         return figure
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoutingMember:
+    """Routing of one member of the family in three of its layers.
+
+    Attributes:
+        overlap, chance: mean IoU of the busiest experts over pairs of groups, by layer, and what chance would give.
+        information, null: I(expert; group) in nats by layer, and with shuffled labels.
+        load: the most used expert's load over the mean, by layer.
+    """
+
+    name: str
+    overlap: Sequence[float]
+    chance: Sequence[float]
+    information: Sequence[float]
+    null: Sequence[float]
+    load: Sequence[float]
+
+
+def routing_members(members: Sequence[RoutingMember]) -> Figure:
+    """Three figures of routing for each member, a mark for its first, middle and last layer, with chance levels."""
+    panels = (
+        ("Overlap of busiest experts (IoU)", "overlap", "chance"),
+        ("I(expert; group), nats", "information", "null"),
+        ("Load of the busiest expert over the mean", "load", None),
+    )
+    with drawing():
+        figure = Figure(figsize=(10, 2.7), layout="constrained")
+        for axes, (title, values, chance) in zip(figure.subplots(1, 3), panels, strict=True):
+            for row, member in enumerate(members):
+                for place, value in enumerate(getattr(member, values)):
+                    axes.plot([value], [row], _MARKERS[place], color=PALETTE["accent"], markersize=5,
+                              fillstyle="none" if place < 2 else "full")  # fmt: skip
+                for level in getattr(member, chance) if chance else ():
+                    axes.plot([level], [row], "|", color=PALETTE["bad"], markersize=11)
+            axes.set_yticks(range(len(members)), [member.name for member in members])
+            axes.invert_yaxis()
+            axes.set_title(title)
+            axes.set_xlim(left=0)
+            axes.margins(0.08)
+            _calm(axes)
+        return figure
+
+
 def reinforcement(curves: Curves, posttrain: Posttrain) -> Figure:
     """Mean reward by step, and the pass rate before and after with its 95 % interval."""
     with drawing():

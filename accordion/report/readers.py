@@ -10,11 +10,12 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from accordion.errors import DataError
-from accordion.report.plots import RoutingLayer
+from accordion.report.plots import RoutingLayer, RoutingMember
 from accordion.report.run import read_jsonl
 from accordion.report.words import mark
 
-Overlap = tuple[str, str, float]  # layer title, the two modalities, IoU of their busiest experts
+Overlap = tuple[str, str, float]  # layer title, the two groups, IoU of their busiest experts
+Drift = tuple[str, str, float, float, float]  # layer title, group, total variation, its null, IoU before and after
 
 
 def routing_layers(path: Path) -> tuple[list[RoutingLayer], list[Overlap], float]:
@@ -46,6 +47,38 @@ def routing_layers(path: Path) -> tuple[list[RoutingLayer], list[Overlap], float
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a routing analysis ({error!r}); run the stage analyse again") from None
     return heat, overlaps, chance
+
+
+def routing_members(path: Path) -> tuple[list[RoutingMember], list[Drift]]:
+    """First, middle and last layer of every member in routing.json and of the policy, and the drift through RL.
+
+    Raises:
+        DataError: the file is not what the stage `analyse` writes; the text names the key.
+    """
+    try:
+        document = json.loads(path.read_text())
+        family = {**document["members"], "full, after RL": document["policy"]}
+        members = [_member(name, layers) for name, layers in family.items()]
+        drift = []
+        for index in sorted({0, len(document["drift"]) // 2, len(document["drift"]) - 1}):
+            title = f"layer {index}, {_place(index, len(document['drift']))}"
+            for group, found in document["drift"][index].items():
+                drift.append((title, group, found["total_variation"], found["null"], found["iou"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a routing analysis ({error!r}); run the stage analyse again") from None
+    return members, drift
+
+
+def _member(name: str, layers: Sequence[dict[str, Any]]) -> RoutingMember:
+    three = [layers[index] for index in sorted({0, len(layers) // 2, len(layers) - 1})]
+    return RoutingMember(
+        name=name,
+        overlap=[float(np.mean(list(layer["iou"].values()) or [0.0])) for layer in three],
+        chance=[layer["iou_chance"] for layer in three],
+        information=[layer["mutual_information"] for layer in three],
+        null=[layer["mutual_information_null"] for layer in three],
+        load=[layer["max_over_mean_load"] for layer in three],
+    )
 
 
 def _place(index: int, count: int) -> str:

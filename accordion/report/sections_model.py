@@ -7,7 +7,7 @@ from typing import Any
 from accordion.extract.plot import pareto
 from accordion.report import plots, samples
 from accordion.report.budgets import vision_tables
-from accordion.report.readers import problem_rows, routing_layers
+from accordion.report.readers import problem_rows, routing_layers, routing_members
 from accordion.report.run import RunFigures, read_curves
 from accordion.report.section import Drawing, Section, Table, absent
 from accordion.report.summary import MODALITIES, Modality, Pretrain, Summary
@@ -185,6 +185,7 @@ def routing(run: RunFigures, summary: Summary) -> Section:
     if path is None:
         return absent("routing", "Routing", "The routing of this run was not analysed, or its analysis is gone.")
     layers, pairs, chance = routing_layers(path)
+    members, drift = routing_members(path)
     last = [pair for pair in pairs if pair[0] == layers[-1].name]
     ends = sorted(last, key=lambda pair: pair[2])
     finding = (
@@ -202,18 +203,34 @@ def routing(run: RunFigures, summary: Summary) -> Section:
             Drawing(
                 name="routing",
                 figure=plots.routing(layers),
-                caption="Where the choices of a modality’s tokens go. IoU: overlap of the most active quarter of "
-                "the experts between two modalities, mean over the pairs.",
-                alt="Heat maps of expert choice by modality for " + listing([layer.name for layer in layers]),
-            )
+                caption="Where the choices of a group’s tokens go; pictures read come before their words, pictures "
+                "made after them. IoU: overlap of the most active quarter of the experts between two groups, mean over the "
+                "pairs.",
+                alt="Heat maps of expert choice by group for " + listing([layer.name for layer in layers]),
+            ),
+            Drawing(
+                name="routing-members",
+                figure=plots.routing_members(members),
+                caption="The same for every member of the family: its first (circle), middle (square) and last layer "
+                "(filled), and in red what chance gives.",
+                alt="Routing of " + listing([member.name for member in members]),
+            ),
         ],
         tables=[
             Table(
-                caption=f"Overlap of the busiest experts between modalities (chance {chance:.3f})",
-                header=("layer", "modalities", "IoU"),
+                caption=f"Overlap of the busiest experts between groups (chance {chance:.3f})",
+                header=("layer", "groups", "IoU"),
                 rows=[(layer, names, f"{value:.3f}") for layer, names, value in pairs],
-                words=("layer", "modalities"),
-            )
+                words=("layer", "groups"),
+            ),
+            Table(
+                caption="What reinforcement learning changed: total variation between expert frequencies before and "
+                "after (0 to 1), the same between two halves of the positions before, and overlap of the busiest "
+                "experts before and after",
+                header=("layer", "group", "change", "null", "IoU"),
+                rows=[(layer, group, *(f"{value:.3f}" for value in values)) for layer, group, *values in drift],
+                words=("layer", "group"),
+            ),
         ],
     )
 

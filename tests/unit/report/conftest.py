@@ -16,6 +16,7 @@ from accordion.config.data import AudioTokenizerConfig, VisionTokenizerConfig
 from accordion.data.expectations.statistics import Lengths, Statistics
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer
+from accordion.evaluate.routing import GROUPS, describe, drift
 from accordion.report.run import RunFigures
 from accordion.report.summary import StageTiming
 
@@ -179,17 +180,14 @@ def write_corpus(folder: Path) -> None:
 def write_routing(folder: Path) -> None:
     folder.mkdir(parents=True)
     draw = np.random.default_rng(1)
-    pairs = [f"{a}-{b}" for i, a in enumerate(MODALITIES) for b in MODALITIES[i + 1 :]]
-    layers = [
-        {
-            "layer": layer,
-            "frequency": {m: draw.dirichlet(np.full(16, 0.6)).tolist() for m in MODALITIES},
-            "iou": {pair: float(draw.uniform(0, 0.6)) for pair in pairs},
-            "iou_chance": 0.143,
-        }
-        for layer in range(8)
-    ]
-    (folder / "routing.json").write_text(json.dumps({"modalities": MODALITIES, "layers": layers}))
+    labels = draw.integers(0, len(GROUPS), 400)
+    choices = [draw.integers(0, 16, (400, 4)) for _ in range(8)]
+    layers = [{"layer": layer, **describe(choice, labels, 16, draw)} for layer, choice in enumerate(choices)]
+    document = {
+        "modalities": GROUPS, "layers": layers, "members": {"full": layers, "small": layers[:4]}, "policy": layers,
+        "drift": [drift(choice, choices[0], labels, 16) for choice in choices],
+    }  # fmt: skip
+    (folder / "routing.json").write_text(json.dumps(document))
 
 
 def write_curves(folder: Path, names: dict[str, tuple[float, float]], steps: int) -> None:

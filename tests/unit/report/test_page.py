@@ -13,7 +13,18 @@ from accordion.errors import DataError
 from accordion.report.page import render
 from accordion.report.run import RunFigures
 
-FIGURES = {"losses", "family", "routing", "reinforcement", "retrieval", "rollout", "stages", "languages", "lengths"}
+FIGURES = {
+    "losses",
+    "family",
+    "routing",
+    "routing-members",
+    "reinforcement",
+    "retrieval",
+    "rollout",
+    "stages",
+    "languages",
+    "lengths",
+}
 
 
 class Page(HTMLParser):
