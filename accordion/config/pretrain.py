@@ -174,7 +174,7 @@ class PretrainConfig(Settings):
 class AnalyseConfig(Settings):
     """Routing analysis (foundation model, section 6)."""
 
-    sequences: int = Field(32, ge=1, description="validation sequences to route, every kind of document among them")
+    sequences: int = Field(16, ge=1, description="validation sequences to route, every kind of document among them")
     members: tuple[MemberSpec, ...] = Field(MEMBERS, description="analysed beside the full model")
     seed: int = 0
 

@@ -143,7 +143,7 @@ def routing_members(members: Sequence[RoutingMember]) -> Figure:
     panels = (
         ("Overlap of busiest experts (IoU)", "overlap", "chance"),
         ("I(expert; group), nats", "information", "null"),
-        ("Load of the busiest expert over the mean", "load", None),
+        ("Busiest expert’s load over mean", "load", None),
     )
     with drawing():
         figure = Figure(figsize=(10, 2.7), layout="constrained")
@@ -154,12 +154,12 @@ def routing_members(members: Sequence[RoutingMember]) -> Figure:
                               fillstyle="none" if place < 2 else "full")  # fmt: skip
                 for level in getattr(member, chance) if chance else ():
                     axes.plot([level], [row], "|", color=PALETTE["bad"], markersize=11)
+            axes.set_title(title)
+            axes.margins(0.08, 0.1)
+            _calm(axes)
+            axes.set_xlim(left=0)
             axes.set_yticks(range(len(members)), [member.name for member in members])
             axes.invert_yaxis()
-            axes.set_title(title)
-            axes.set_xlim(left=0)
-            axes.margins(0.08)
-            _calm(axes)
         return figure
 
 

@@ -204,8 +204,8 @@ def routing(run: RunFigures, summary: Summary) -> Section:
                 name="routing",
                 figure=plots.routing(layers),
                 caption="Where the choices of a group’s tokens go; pictures read come before their words, pictures "
-                "made after them. IoU: overlap of the most active quarter of the experts between two groups, mean over the "
-                "pairs.",
+                "made after them. IoU: overlap of the most active quarter of the experts between two groups, mean over "
+                "the pairs.",
                 alt="Heat maps of expert choice by group for " + listing([layer.name for layer in layers]),
             ),
             Drawing(
