@@ -38,6 +38,7 @@ Part = Literal["text", "vision", "audio"]
 PARTS: tuple[Part, ...] = ("text", "vision", "audio")
 PIECE_SECONDS = 20  # of sound, coded at once
 SHOWN = 32  # tokens of a text that are shown
+SHOWN_FRAMES = 6  # frames of sound whose codes are shown
 MILLISECOND = Fraction(1, 1000)
 
 
@@ -283,15 +284,16 @@ def _audio(path: Path, tokenizers: Tokenizers, outputs: Outputs | None) -> Token
     sound = torch.from_numpy(media.resample(pcm, rate, wanted)).clamp(-1, 1)
     frame = model.config.frame_samples
     length = PIECE_SECONDS * wanted // frame * frame
-    decoded, distances, frames = [], [], 0
+    decoded, distances, coded = [], [], []
     for piece in sound.split(length):
         codes = model.encode(piece, wanted)
-        made = model.decode(codes)
-        real = F.pad(piece, (0, len(made) - len(piece)))
-        distances.append(model.mel_distance(made, real) * len(codes))
-        decoded.append(made[: len(piece)])
-        frames += len(codes)
-    per_second = wanted / frame
+        made = [model.decode(codes[:, :used]) for used in range(1, levels + 1)]
+        real = F.pad(piece, (0, len(made[-1]) - len(piece)))
+        distances.append([model.mel_distance(part, real) for part in made])
+        decoded.append(made[-1][: len(piece)])
+        coded.append(codes)
+    by_codes = np.average(distances, axis=0, weights=[len(codes) for codes in coded]).tolist()
+    frames, per_second = sum(map(len, coded)), wanted / frame
     figures = {
         "seconds": len(pcm) / rate,
         "rate_hz": rate,
@@ -299,7 +301,9 @@ def _audio(path: Path, tokenizers: Tokenizers, outputs: Outputs | None) -> Token
         "frames": frames,
         "codes_per_second": per_second * levels,
         "bits_per_second": model.bits_per_second,
-        "mel_distance_db": sum(distances) / frames,
+        "mel_distance_db": by_codes[-1],
+        "mel_distance_db_by_codes": by_codes,
+        "first_frames": coded[0][:SHOWN_FRAMES].tolist(),
     }
     written = None
     if outputs:
@@ -324,7 +328,9 @@ def describe(found: Tokenized) -> list[str]:
             f"{figures['seconds']:.2f} s at {figures['rate_hz']:,} Hz, coded at {figures['coded_rate_hz']:,} Hz: "
             f"{figures['frames']:,} frames, {figures['codes_per_second']:g} codes/s, "
             f"{figures['bits_per_second']:g} bit/s",
-            f"mel distance {figures['mel_distance_db']:.2f} dB",
+            f"mel distance {figures['mel_distance_db']:.2f} dB; by number of codes: "
+            + ", ".join(f"{distance:.2f}" for distance in figures["mel_distance_db_by_codes"]),
+            "first frames: " + " | ".join(" ".join(map(str, codes)) for codes in figures["first_frames"]),
         ]
     else:
         side, scales = figures["coded_side"], "+".join(map(str, figures["tokens_per_scale"]))

@@ -2,13 +2,20 @@
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from accordion.config.data import AudioTokenizerConfig
+from accordion.data import media
+from accordion.data.media.audio import to_int16
+from accordion.data.tokenizers.audio import AudioTokenizer
+from accordion.data.tokenizers.audio_teacher import Clip, digest
 from accordion.data.tokenizers.vision_fit import Pictures
+from accordion.home import REPOSITORY
 from benchmarks import audio_quality, media_tokenizers, vision_quality
 from tests.small_corpus import tables, write_corpus
 
@@ -44,7 +51,7 @@ def test_speech_is_measured_beside_the_encodec_architecture() -> None:
     rows = media_tokenizers.speech(clips, repeats=1)
     assert [row.figure for row in rows] == ["speech: encode", "speech: decode", "speech: decode to magnitudes"]
     assert all(row.ours_values[0] > 0 and row.peer_values[0] > 0 for row in rows)
-    peer = media_tokenizers.encodec(media_tokenizers.AudioTokenizerConfig())
+    peer = media_tokenizers.encodec(AudioTokenizerConfig())
     assert peer.encode(clips[0][None, None, :1920]).audio_codes.shape[-2:] == (4, 3)  # codes, frames of 640 samples
 
 
@@ -80,3 +87,15 @@ def test_the_audio_table_tells_known_voices_from_a_held_out_one(
     np.savez(phones, digest=np.zeros((1, 32), np.uint8), steps=[1], phones=[1], names=["none", "a"])
     audio_quality.main(line)
     assert "none of these clips" in capsys.readouterr().out
+
+
+def test_the_shipped_phones_are_those_of_the_shipped_english_speech() -> None:
+    with zipfile.ZipFile(REPOSITORY / "data/sample/audio/prompts.zip") as archive:
+        sounds = {name: media.read_audio(archive.read(name), name)[0] for name in archive.namelist()}
+    clips = [Clip(name=name, pcm=torch.from_numpy(pcm), language=name[:2], digest=digest(to_int16(pcm)))
+             for name, pcm in sounds.items()]  # fmt: skip
+    torch.manual_seed(0)
+    model = AudioTokenizer(AudioTokenizerConfig(channels=8)).eval()
+    found = audio_quality.phones(model, [clip for clip in clips if clip.language == "en"], audio_quality.PHONES)
+    assert found is not None and found["clips"] > 40 and found["frames"] > 900
+    assert audio_quality.phones(model, [clip for clip in clips if clip.language == "fr"], audio_quality.PHONES) is None

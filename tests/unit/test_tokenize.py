@@ -125,6 +125,11 @@ def test_sound_of_any_rate_and_channels_is_coded(name: str, tokenizers: Tokenize
     assert figures["seconds"] == len(pcm) / rate and figures["rate_hz"] == rate
     assert figures["codes_per_second"] == 25 and figures["bits_per_second"] == 12.5 * 2 * 4
     assert figures["mel_distance_db"] > 0
+    assert len(figures["mel_distance_db_by_codes"]) == 2
+    assert figures["mel_distance_db_by_codes"][-1] == figures["mel_distance_db"]
+    codes = tokenizers.audio.encode(torch.from_numpy(resample(pcm, rate, 8000)).clamp(-1, 1)[: 6 * 640])
+    assert figures["first_frames"] == codes.tolist()
+    assert "first frames: " + " ".join(map(str, codes[0].tolist())) in "\n".join(describe(found))
     decoded, coded_rate = read_audio(found.written or "")
     assert coded_rate == 8000 and len(decoded) == samples
 
