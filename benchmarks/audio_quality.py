@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
           f"{heard / 60:.0f} minutes of speech; loss {loss:.4f}; code 1 taught by {teacher['name']}")  # fmt: skip
     if wanted.listen:
         for name, some in groups.items():
-            listen(model, some, wanted.listen / name.split(" ")[0])
+            listen(model, some, wanted.listen / name.replace(",", "").replace(" ", "-"))
     if wanted.json:
         document = {"config": config.model_dump(), "held_out": wanted.hold_out, "device": device, "seconds": seconds,
                     "loss": loss, "teacher": teacher, "groups": found, "bounds": limits, "phones": spoken}  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from accordion.errors import DataError
 
 DECAY = 0.97  # of the moving averages
-DEAD = 0.02  # uses, 1 being the fair share, below which an entry starts again
+DEAD = 0.1  # uses, 1 being the fair share, below which an entry starts again
 ROUNDS = 12  # of k-means
 
 
@@ -120,11 +120,18 @@ def ridge(inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def centres(vectors: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """k-means of (N,W): centres (size,W) and how many vectors fell on each (size,)."""
+    """k-means of (N,W): centres (size,W) and how many vectors fell on each (size,).
+
+    Centres that nothing falls on start again at vectors far from the others (k-means++, Arthur and Vassilvitskii 2007):
+    in speech much is the same silence, and random starts would spend many centres on it.
+    """
     found = vectors[torch.randperm(len(vectors), generator=generator)[:size].to(vectors.device)].clone()
     held = torch.ones(size, device=vectors.device)
     for _ in range(ROUNDS):
-        assigned = F.one_hot(torch.cdist(vectors, found).argmin(1), size).to(vectors.dtype)
+        distance, nearest = torch.cdist(vectors, found).min(1)
+        assigned = F.one_hot(nearest, size).to(vectors.dtype)
         held = assigned.sum(0)
-        found = torch.where(held[:, None] > 0, assigned.T @ vectors / held.clamp_min(1)[:, None], found)
+        far = torch.multinomial(distance.square().cpu() + 1e-9, size, replacement=True, generator=generator)
+        means = assigned.T @ vectors / held.clamp_min(1)[:, None]
+        found = torch.where(held[:, None] > 0, means, vectors[far.to(vectors.device)])
     return found, held

@@ -16,7 +16,7 @@ from accordion.data.media.audio import to_int16
 from accordion.data.tokenizers import audio_teacher
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.audio_measure import by_level, intelligibility, reconstruction, scale_invariant_sdr, told
-from accordion.data.tokenizers.audio_quantizer import DEAD, Quantizer
+from accordion.data.tokenizers.audio_quantizer import DEAD, Quantizer, centres
 from accordion.data.tokenizers.audio_spectra import Spectra, scaled_log, unscaled
 from accordion.data.tokenizers.audio_teacher import CEPSTRA_NAME, Clip, teach
 from accordion.data.tokenizers.audio_training import (
@@ -209,6 +209,14 @@ def test_code_1_starts_where_the_teacher_is_told_and_the_others_on_the_rest() ->
         assert errors[0] > errors[1] > errors[2]
     assert told_by[1.0][0] > 0.6 > 0.2 > told_by[1.0][1]
     assert told_by[0.0][0] < 0.2
+
+
+def test_silence_does_not_take_all_the_centres() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spoken = torch.randn(400, 8, generator=generator)
+    vectors = torch.cat([torch.zeros(3600, 8), spoken])
+    _, held = centres(vectors, 32, generator)
+    assert (held > 0).sum() >= 28
 
 
 def test_entries_that_nothing_falls_on_start_again() -> None:
