@@ -191,7 +191,7 @@ def peers(folder: Path, batch: int, repeats: int) -> list[Row]:
         closing(ShardLoader(folder / "x1", "train", batch=batch, seed=0)) as loader,
         closing(torch_loader(folder / "npy", batch)) as other,
     ):
-        sides = [timed(lambda rows, source=source: next(source), batch) for source in (loader, other)]
+        sides = [timed(following(source), batch) for source in (loader, other)]
         values = paired(*sides, repeats=repeats, label="torch DataLoader")["tokens"]
     rows.append(Row(figure="batches read ahead", unit="tokens/s", ours="ShardLoader, a thread",
                     peer="torch DataLoader over .npy, a process", ours_values=values[0],
@@ -247,6 +247,11 @@ def timed(reader: Reader, batch: int) -> Callable[[], dict[str, float]]:
         return {"tokens": READ * batch * SEQUENCE / (time.perf_counter() - clock)}
 
     return once
+
+
+def following(source: Iterator[Batch]) -> Reader:
+    """The next batch of a source that chooses its rows itself."""
+    return lambda rows: next(source)
 
 
 def mapped(folder: Path, columns: Columns) -> Reader:
