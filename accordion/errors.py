@@ -25,6 +25,14 @@ class TrainingDiverged(AccordionError, ArithmeticError):
     """A loss or gradient became NaN or infinite; the text names the step and the sequences."""
 
 
+class OutOfMemory(AccordionError, MemoryError):
+    """A device has too little memory; the text names the setting to change."""
+
+
+class Interrupted(AccordionError):
+    """A run was asked to stop and has saved its state; the text says where and how to go on."""
+
+
 class ServiceError(AccordionError, RuntimeError):
     """A service (MLflow, Triton, DVC remote) is not running, not reachable, or refused."""
 

@@ -7,10 +7,12 @@ A folder `step-00000100/` holds the weights (`model.safetensors`, `config.json`)
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors.torch import save
 from torch import Tensor
@@ -48,6 +50,14 @@ class Snapshot:
         (folder / "state.json").write_text(json.dumps(self.facts, indent=1, sort_keys=True) + "\n")
         (folder / "curves.jsonl").write_text("".join(f"{line}\n" for line in self.curves))
 
+    def detached(self) -> "Snapshot":
+        """The same in memory of its own on the CPU, so that training can go on while it is written."""
+        tensors = {
+            stem: {name: tensor.detach().to("cpu", copy=True) for name, tensor in held.items()}
+            for stem, held in self.tensors.items()
+        }
+        return Snapshot(tensors, json.loads(json.dumps(self.facts)), list(self.curves))
+
     @classmethod
     def read(cls, folder: Path) -> "Snapshot":
         """Read what `write` wrote."""
@@ -76,6 +86,53 @@ def save_checkpoint(root: Path, snapshot: Snapshot, identity: Mapping[str, Any],
         os.rename(old, doomed)
         shutil.rmtree(doomed)
     return target
+
+
+class CheckpointWriter:
+    """Saves checkpoints while training goes on: the state is copied at once, written and verified in a thread.
+
+    One save is in flight at a time: the next one, and leaving the block, wait for it. What went wrong in the thread
+    is raised there.
+
+    Args:
+        root, identity, kept: as of `save_checkpoint`.
+
+    Attributes:
+        waited: seconds that training stood still for copies and for saves that were still in flight.
+    """
+
+    def __init__(self, root: Path, identity: Mapping[str, Any], *, kept: int) -> None:
+        self.root, self.identity, self.kept = root, identity, kept
+        self.waited = 0.0
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._saving: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Begin to save the state as it is now."""
+        start = time.monotonic()
+        self.wait()
+        held = snapshot.detached()
+        self.waited += time.monotonic() - start
+        self._saving = self._thread.submit(self._save, held)
+
+    def wait(self) -> Path | None:
+        """Wait until nothing is in flight; the folder saved last, if one was."""
+        saving, self._saving = self._saving, None
+        return None if saving is None else saving.result()
+
+    def _save(self, snapshot: Snapshot) -> Path:
+        folder = save_checkpoint(self.root, snapshot, self.identity, kept=self.kept)
+        Manifest.read(folder).verify(folder)  # what is on disk is what was in memory
+        return folder
 
 
 def newest_checkpoint(root: Path, identity: Mapping[str, Any]) -> Snapshot | None:
