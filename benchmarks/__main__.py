@@ -22,6 +22,7 @@ BENCHMARKS = {
     "text-tokenizer": "benchmarks.text_tokenizer",
     "media-tokenizers": "benchmarks.media_tokenizers",
     "elasticity": "benchmarks.elasticity",
+    "extraction": "benchmarks.extraction",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

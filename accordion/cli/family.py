@@ -30,15 +30,16 @@ def extract(
     from accordion.extract.family import extract_member
     from accordion.extract.huggingface import obstacle
     from accordion.lookup import open_verified
-    from accordion.model import SubmodelSpec, load_model, parameter_counts
+    from accordion.model import SubmodelSpec, parameter_counts
+    from accordion.model.files import read_config
 
     folder = open_verified(policy)
-    model = load_model(folder)
-    spec = SubmodelSpec.nested(model.config, layers=layers, experts=experts, top_k=top_k)
-    if huggingface and (why := obstacle(spec.config(model.config))) is not None:
+    full = read_config(folder)
+    spec = SubmodelSpec.nested(full, layers=layers, experts=experts, top_k=top_k)
+    if huggingface and (why := obstacle(spec.config(full))) is not None:
         raise ConfigError(f"--huggingface: no such layout for this member: {why}")
-    extract_member(folder, spec, out, model=model, context=context if huggingface else None)
-    count, _ = parameter_counts(spec.config(model.config))
+    extract_member(folder, spec, out, context=context if huggingface else None)
+    count, _ = parameter_counts(spec.config(full))
     typer.echo(f"{out}: {layers} layers, {experts} experts, top-{top_k}, {count:,} parameters")
 
 

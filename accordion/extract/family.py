@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from accordion.config.extract import ExtractConfig
 from accordion.config.pretrain import MemberSpec
@@ -13,13 +14,13 @@ from accordion.data.batch import Batch
 from accordion.errors import DataError
 from accordion.extract.card import CARD, member_card
 from accordion.extract.huggingface import obstacle, write_huggingface
-from accordion.extract.slicing import cut
-from accordion.model import Model, SubmodelSpec, load_model, save_model
+from accordion.extract.slicing import cut_file
+from accordion.model import Model, SubmodelSpec, load_model
 from accordion.model.elastic import parameter_counts
-from accordion.model.files import WEIGHTS
+from accordion.model.files import CONFIG, WEIGHTS, read_config
 from accordion.observe import progress
 from accordion.store.atomic import atomic_folder, atomic_write
-from accordion.store.manifest import sha256
+from accordion.store.manifest import MANIFEST, Manifest, sha256
 from accordion.train.validate import validation_batches, validation_losses
 
 SPEC = "spec.json"
@@ -45,7 +46,7 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
     for member in progress(config.members, "extract", unit="members"):
         folder = out / "members" / member.name
         spec = nested_spec(full, member)
-        extract_member(policy, spec, folder, model=full, context=context if config.huggingface else None)
+        extract_member(policy, spec, folder, context=context if config.huggingface else None)
         part = load_model(folder)
         figures = {
             **member.model_dump(),
@@ -69,32 +70,38 @@ def nested_spec(model: Model, member: MemberSpec) -> SubmodelSpec:
     return SubmodelSpec.nested(model.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
 
 
-def extract_member(
-    policy: Path, spec: SubmodelSpec, out: Path, *, model: Model | None = None, context: int | None = None
-) -> None:
-    """Write one sub-model into the new folder `out`, all or nothing.
+def extract_member(policy: Path, spec: SubmodelSpec, out: Path, *, context: int | None = None) -> None:
+    """Write one sub-model into the new folder `out`, all or nothing. Layers that it leaves out are not read.
 
     Args:
         policy: folder of the full model.
         spec: what to keep.
-        model: the full model, if it is loaded already.
         context: write the text path in the Hugging Face layout too, for sequences of this length; members that have
             no equivalent there go without.
 
     Raises:
         DataError: `out` exists.
         ConfigError: the model cannot run `spec`.
+        ArtifactError: the model's files are missing or damaged.
     """
     if out.exists():
         raise DataError(f"{out}: exists; name a new folder")
-    part = cut(model or load_model(policy), spec)
+    config = spec.config(read_config(policy))
     kept = {"layers": spec.layers, "experts": spec.experts, "top_k": spec.top_k}
     with atomic_folder(out) as folder:
-        save_model(part, folder)
-        atomic_write(folder / SPEC, json.dumps({**kept, "parent_sha256": sha256(policy / WEIGHTS)}, indent=1) + "\n")
-        if context is not None and obstacle(part.config) is None:
+        save_file(cut_file(policy / WEIGHTS, spec), folder / WEIGHTS)
+        (folder / CONFIG).write_text(config.model_dump_json(indent=1) + "\n")
+        (folder / SPEC).write_text(json.dumps({**kept, "parent_sha256": _digest(policy)}, indent=1) + "\n")
+        if context is not None and obstacle(config) is None:
             (folder / HUGGINGFACE).mkdir()
-            write_huggingface(part, folder / HUGGINGFACE, context=context)
+            write_huggingface(load_model(folder), folder / HUGGINGFACE, context=context)
+
+
+def _digest(policy: Path) -> str:
+    """SHA-256 of the full model's weights, from its manifest where it has one."""
+    if (policy / MANIFEST).is_file():
+        return str(Manifest.read(policy).files[WEIGHTS]["sha256"])
+    return sha256(policy / WEIGHTS)
 
 
 def origin(folder: Path) -> Mapping[str, Any]:

@@ -91,7 +91,7 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
         losses = validation_losses(model, judging, member.spec)
         row = {"name": f"found-{number}", **member.to_json(), "held_out_val_loss": losses}
         row["held_out_relative_loss"] = relative(losses, full)
-        extract_member(policy, member.spec, out / "members" / str(row["name"]), model=model)
+        extract_member(policy, member.spec, out / "members" / str(row["name"]))
         members.append(row)
     document = {
         "cost": config.cost,

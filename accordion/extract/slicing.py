@@ -1,9 +1,14 @@
 """Cutting the weights of a sub-model out of the full model's."""
 
 import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from accordion.errors import ArtifactError
 from accordion.model import Model, SubmodelSpec
 from accordion.model.files import load_weights
 
@@ -22,15 +27,41 @@ def cut(model: Model, spec: SubmodelSpec) -> Model:
     """
     part = Model(spec.config(model.config))
     weights = model.state_dict()
-    tensors = {name: _select(name, weights, spec) for name in part.state_dict()}
-    load_weights(part, tensors, where="cut")
+    load_weights(part, _select(weights, weights.__getitem__, spec), where="cut")
     return part.eval()
 
 
-def _select(name: str, weights: dict[str, torch.Tensor], spec: SubmodelSpec) -> torch.Tensor:
-    match = _LAYER.fullmatch(name)
-    if match is None:
-        return weights[name]
-    index, rest = int(match[1]), match[2]
-    tensor = weights[f"layers.{spec.layers[index]}.{rest}"]
-    return tensor[list(spec.experts[index])] if rest in _PER_EXPERT else tensor
+def cut_file(path: Path, spec: SubmodelSpec) -> dict[str, Tensor]:
+    """The tensors that `spec` selects from a safetensors file; layers that it leaves out are not read.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: missing; restore the whole folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _select(file.keys(), file.get_tensor, spec)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not a whole safetensors file ({error}); restore the folder") from None
+
+
+def _select(names: Iterable[str], read: Callable[[str], Tensor], spec: SubmodelSpec) -> dict[str, Tensor]:
+    """Name in the sub-model -> tensor."""
+    place = {layer: index for index, layer in enumerate(spec.layers)}
+    found: dict[str, Tensor] = {}
+    for name in names:
+        match = _LAYER.fullmatch(name)
+        if match is None:
+            found[name] = read(name)
+        elif (index := place.get(int(match[1]))) is not None:
+            found[f"layers.{index}.{match[2]}"] = _experts(read(name), match[2], spec.experts[index])
+    return found
+
+
+def _experts(tensor: Tensor, name: str, kept: tuple[int, ...]) -> Tensor:
+    if name not in _PER_EXPERT or len(kept) == len(tensor):
+        return tensor
+    if kept == tuple(range(len(kept))):
+        return tensor[: len(kept)]
+    return tensor.index_select(0, torch.tensor(kept, device=tensor.device))

@@ -29,16 +29,24 @@ def load_model(folder: Path) -> Model:
     Raises:
         ArtifactError: a file is missing or unreadable, or a tensor's name, shape or type does not fit the config.
     """
+    model = Model(read_config(folder))
+    load_weights(model, read_tensors(Path(folder) / WEIGHTS), where=str(Path(folder) / WEIGHTS))
+    return model.eval()
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of a saved model.
+
+    Raises:
+        ArtifactError: it is missing or unreadable.
+    """
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ArtifactError(f"{path}: missing; it is written beside the weights, restore the whole folder")
     try:
-        config = ModelConfig.from_json(path.read_text())
+        return ModelConfig.from_json(path.read_text())
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}; restore the folder or train again with this version") from None
-    model = Model(config)
-    load_weights(model, read_tensors(Path(folder) / WEIGHTS), where=str(Path(folder) / WEIGHTS))
-    return model.eval()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from accordion.errors import ArtifactError, DataError
 from benchmarks import __main__ as command
 from benchmarks import duplicates, elasticity, fertility, harness, loader, published, serving, text_tokenizer
+from tests.unit.model.synthetic import small_config
 
 
 def test_sides_alternate_and_the_warm_up_does_not_count() -> None:
@@ -62,6 +63,11 @@ def test_list_names_every_benchmark() -> None:
     assert shown.exit_code == 0
     assert all(name in shown.output for name in command.BENCHMARKS)
     assert "Triton against ONNX Runtime" in shown.output
+
+
+def test_extraction_is_timed_against_copying_as_many_bytes() -> None:
+    (row,) = extraction.run(1, small_config(), {"layers": 3, "experts": 4})
+    assert row.ours_values[0] > 0 and row.peer_values[0] > 0 and "% of 5 layers of 6 experts" in row.figure
 
 
 @pytest.mark.parametrize(

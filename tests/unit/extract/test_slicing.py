@@ -58,7 +58,7 @@ def test_member_on_disk_is_a_model_of_its_own(model, tmp_path):
 
 def test_an_existing_folder_is_not_written_to(model, tmp_path):
     with pytest.raises(DataError, match="exists; name a new folder"):
-        extract_member(tmp_path, SubmodelSpec.full(model.config), tmp_path, model=model)
+        extract_member(tmp_path, SubmodelSpec.full(model.config), tmp_path)
 
 
 def test_a_spec_without_an_audio_layer_is_refused(model):
