@@ -1,8 +1,8 @@
 """Cutting a member out of a model against reading the model's bytes and writing the member's.
 
 A model of 12 layers, hidden 512 and 32 experts of 256 (some 170 million parameters, 0.7 GB in float32) of random
-numbers, and its member of 9 layers and 16 experts. Both sides end with the file on the disk (fsync); what is read lies in
-the page cache for both. The model has a manifest, as every artifact has, so that its digest is known.
+numbers, and its member of 9 layers and 16 experts. Both sides end with the file on the disk (fsync); what is read lies
+in the page cache for both. The model has a manifest, as every artifact has, so that its digest is known.
 """
 
 import os

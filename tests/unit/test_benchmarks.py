@@ -14,7 +14,17 @@ from typer.testing import CliRunner
 
 from accordion.errors import ArtifactError, DataError
 from benchmarks import __main__ as command
-from benchmarks import duplicates, elasticity, fertility, harness, loader, published, serving, text_tokenizer
+from benchmarks import (
+    duplicates,
+    elasticity,
+    extraction,
+    fertility,
+    harness,
+    loader,
+    published,
+    serving,
+    text_tokenizer,
+)
 from tests.unit.model.synthetic import small_config
 
 
