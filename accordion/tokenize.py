@@ -9,12 +9,10 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import numpy as np
 import soundfile
 import torch
@@ -22,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from accordion.data import media
+from accordion.data.media.film import Film
 from accordion.data.media.image import on_square
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import TextTokenizer
@@ -29,7 +28,7 @@ from accordion.data.tokenizers.text_training import fertility
 from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.data.tokenizers.vision_metrics import compare
 from accordion.errors import ArtifactError, DataError
-from accordion.lookup import open_verified
+from accordion.lookup import ancestor, open_verified
 from accordion.report.run import RunFigures
 from accordion.store import Manifest
 from accordion.store.atomic import atomic_write
@@ -39,7 +38,6 @@ PARTS: tuple[Part, ...] = ("text", "vision", "audio")
 PIECE_SECONDS = 20  # of sound, coded at once
 SHOWN = 32  # tokens of a text that are shown
 SHOWN_FRAMES = 6  # frames of sound whose codes are shown
-MILLISECOND = Fraction(1, 1000)
 
 
 class Tokenizers:
@@ -90,6 +88,17 @@ class Tokenizers:
 
     def _folder(self, part: Part) -> Path:
         return open_verified(str(self._folders.get(part, f"tokenizer-{part}")))
+
+
+class MadeWith(Tokenizers):
+    """Those that an artifact was made with, by its lineage; each found, verified and read when it is first needed."""
+
+    def __init__(self, artifact: Path) -> None:
+        super().__init__()
+        self._artifact = artifact
+
+    def _folder(self, part: Part) -> Path:
+        return ancestor(self._artifact, f"tokenizer-{part}")
 
 
 class Outputs:
@@ -210,7 +219,7 @@ def _code_frames(
 def _video(path: Path, tokenizers: Tokenizers, outputs: Outputs | None) -> Tokenized:
     model = tokenizers.vision
     side = model.config.image_size
-    film = _Film(side) if outputs else None
+    film = Film(side) if outputs else None
     clips: list[dict[str, Any]] = []
     bits = count = 0
     last = 0.0
@@ -248,33 +257,6 @@ def _clips(path: Path, frames: int) -> Iterator[list[media.video.Frame]]:
             clip = []
     if clip:
         yield clip
-
-
-class _Film:
-    """An MP4 file made frame by frame, each at its own time."""
-
-    def __init__(self, side: int) -> None:
-        self._file = io.BytesIO()
-        self._box = av.open(self._file, "w", format="mp4")
-        self._stream = self._box.add_stream("libx264", rate=1000, options={"crf": "10"})
-        self._stream.width = self._stream.height = side
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = MILLISECOND
-        self._next = 0
-
-    def add(self, seconds: Sequence[float], frames: np.ndarray) -> None:
-        """Frames (T, side, side, 3) uint8, shown from their `seconds` on."""
-        for start, pixels in zip(seconds, frames, strict=True):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts = max(round(start / MILLISECOND), self._next)
-            frame.time_base = MILLISECOND
-            self._next = frame.pts + 1
-            self._box.mux(self._stream.encode(frame))
-
-    def finish(self) -> bytes:
-        self._box.mux(self._stream.encode())
-        self._box.close()
-        return self._file.getvalue()
 
 
 def _audio(path: Path, tokenizers: Tokenizers, outputs: Outputs | None) -> Tokenized:

@@ -1,4 +1,4 @@
-"""Commands that use a model: search with an encoder, let a policy answer."""
+"""Commands that use a model: search with an encoder, generate text, pictures, films and voices."""
 
 from pathlib import Path
 from typing import Annotated
@@ -38,41 +38,51 @@ def query(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="A problem, or with --raw the beginning of a text.")],
-    model: Annotated[
-        str, typer.Option(help="KIND, KIND:DIGEST or a folder: policy, policy-sft, checkpoint.")
-    ] = "policy",
-    member: Annotated[str | None, typer.Option(help="A member of a family: use with --model family.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 32,
-    temperature: Annotated[float, typer.Option(help="0: the most likely token each time.")] = 0.0,
+    prompt: Annotated[str | None, typer.Argument(help="A question, answered as the policy was trained to.")] = None,
+    text: Annotated[str | None, typer.Option(help="A text: continued, or with --out FILE.wav read aloud.")] = None,
+    caption: Annotated[str | None, typer.Option(help="What to draw (.png) or film (.mp4).")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture: described, or with .mp4 set in motion.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A sound: transcribed.")] = None,
+    video: Annotated[Path | None, typer.Option(help="A film: continued (.mp4).")] = None,
+    out: Annotated[Path | None, typer.Option(help="New file: .png, .mp4 or .wav; without it, text is printed.")] = None,
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", "--model", help="KIND, KIND:DIGEST or a folder: policy, checkpoint, family.")
+    ] = "",
+    member: Annotated[str | None, typer.Option(help="A member of a family: with --checkpoint family.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest text.")] = 32,
+    seconds: Annotated[float, typer.Option(help="Longest sound, read or made.")] = 5.0,
+    temperature: Annotated[float | None, typer.Option(help="0: the likeliest each time. [text 0, media 1]")] = None,
+    top_k: Annotated[int, typer.Option(help="Only so many of the likeliest tokens or codes; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only the likeliest that have this probability together.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="Of a caption over none, for images and films.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
-    raw: Annotated[bool, typer.Option(help="Continue the text instead of answering it.")] = False,
 ) -> None:
-    """Let a model answer a problem or continue a text.
+    """Let a model answer, continue, describe, draw, film, transcribe or speak.
 
-    Examples: `accordion generate "3 + 4 ="`, `accordion generate --raw --model checkpoint "In the beginning"`,
-    `accordion generate --model family --member small "3 + 4 ="`
+    Examples: `accordion generate "3 + 4 ="`, `accordion generate --text "In the beginning"`,
+    `accordion generate --image photo.jpg`, `accordion generate --caption "a cat" --out cat.png`,
+    `accordion generate --audio word.wav`, `accordion generate --text "hello" --out hello.wav`,
+    `accordion generate --video clip.mp4 --out more.mp4`
     """
-    import torch
-
-    from accordion.data.tokenizers.text import BOS, TextTokenizer
     from accordion.errors import DataError
-    from accordion.lookup import ancestor, open_verified
+    from accordion.generate import Creator, Sampling
+    from accordion.generate.command import Request, run
+    from accordion.lookup import open_verified
     from accordion.model import load_model
-    from accordion.rl.rollout import chat_prompt, sample
+    from accordion.tokenize import MadeWith
 
-    if not prompt.strip():
-        raise DataError("the prompt is empty; give at least one word")
-    folder = open_verified(model)
+    request = Request(
+        question=prompt, text=text, caption=caption, image=image, audio=audio, video=video, out=out,
+        longest=max_tokens, seconds=seconds,
+    )  # fmt: skip
+    source, wanted = request.kinds()
+    if temperature is None:
+        temperature = 0.0 if wanted == "text" else 1.0
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance, seed=seed)
+    folder = open_verified(checkpoint or ("policy" if source == "question" else "checkpoint"))
     weights = folder / "members" / member if member else folder
     if not (weights / "model.safetensors").is_file():
         members = folder / "members"
         names = ", ".join(sorted(path.name for path in members.iterdir())) if members.is_dir() else ""
         raise DataError(f"{weights}: holds no model" + (f"; choose a --member: {names}" if names else ""))
-    tokenizer = TextTokenizer.load(ancestor(folder, "tokenizer-text"))
-    tokens = [BOS, *tokenizer.encode(prompt)] if raw else chat_prompt(tokenizer, prompt)
-    answer = sample(
-        load_model(weights), [tokens], max_tokens=max_tokens, temperature=temperature,
-        generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
-    typer.echo((prompt if raw else "") + answer.texts(tokenizer)[0])
+    typer.echo(run(request, Creator(load_model(weights), MadeWith(folder)), sampling))

@@ -105,3 +105,16 @@ class Batch:
     def select(self, rows: Tensor | list[int] | slice) -> Self:
         """The sequences `rows` (indices, a boolean mask or a slice) of every column."""
         return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def cut(self, positions: slice) -> Self:
+        """The same sequences at `positions` only."""
+        return type(self)(**{field.name: getattr(self, field.name)[:, positions] for field in fields(self)})
+
+    def join(self, other: Self) -> Self:
+        """The same sequences with those of `other` (B,T,...) behind them."""
+        return type(self)(
+            **{
+                field.name: torch.cat((getattr(self, field.name), getattr(other, field.name)), 1)
+                for field in fields(self)
+            }
+        )

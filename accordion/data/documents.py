@@ -60,6 +60,10 @@ class Assembler:
                 f"raise it to {clip + 4} or lower tokenizers.vision.frames"
             )
 
+    def builder(self, kind: str) -> "Builder":
+        """An empty document of `kind`."""
+        return Builder(kind, bits=self.bits, levels=self.levels, codebook=self.audio.config.codebook)
+
     def texts(self, text: str, dropout: Dropout | None = None) -> list[Document]:
         """A text as one document, or as several if it is longer than a sequence."""
         ids = self.text.encode(text, dropout=dropout)
@@ -69,20 +73,20 @@ class Assembler:
         for number, piece in enumerate(pieces):
             ending = [EOS] if number == len(pieces) - 1 else []
             if piece or (ending and number == 0):
-                found.append(_Builder("text", self).tokens([BOS, *piece, *ending]).document())
+                found.append(self.builder("text").tokens([BOS, *piece, *ending]).document())
         return found
 
     def cut(self, document: Document, length: int) -> tuple[Document, Document]:
         """A text in two: its first `length` positions, whose last predicts nothing, and `BOS` with the rest."""
         ids = document.columns["token"].tolist()
-        head, rest = (_Builder(document.kind, self).tokens(part) for part in (ids[:length], [BOS, *ids[length:]]))
+        head, rest = (self.builder(document.kind).tokens(part) for part in (ids[:length], [BOS, *ids[length:]]))
         return replace(head.document(), weight=document.weight), replace(rest.document(), weight=document.weight)
 
     def image(self, caption: str, bits: Sequence[Tensor], *, image_first: bool) -> Document:
         """`BOS caption BOI <image> EOI EOS`, or `BOS BOI <image> EOI caption EOS`; bits of one frame (1,1,h,h,D)."""
         room = self.sequence - 4 - sum(grid.shape[2] ** 2 for grid in bits)
         words = self.text.encode(caption)[:room]
-        builder = _Builder("image", self)
+        builder = self.builder("image")
         builder.tokens([BOS, BOI] if image_first else [BOS, *words, BOI]).vision(IMAGE, bits)
         return builder.tokens([EOI, *words, EOS] if image_first else [EOI, EOS]).document()
 
@@ -90,24 +94,30 @@ class Assembler:
         """`BOS caption BOV <frames> EOV EOS`; bits of one clip (1,T,h,h,D)."""
         room = self.sequence - 4 - bits[0].shape[1] * sum(grid.shape[2] ** 2 for grid in bits)
         words = self.text.encode(caption)[:room]
-        return _Builder("video", self).tokens([BOS, *words, BOV]).vision(VIDEO, bits).tokens([EOV, EOS]).document()
+        return self.builder("video").tokens([BOS, *words, BOV]).vision(VIDEO, bits).tokens([EOV, EOS]).document()
 
     def speech(self, transcript: str, codes: Tensor, *, audio_first: bool) -> Document:
         """`BOS transcript BOA <frames> EOA EOS`, or audio first; frames (T,Q) that do not fit are cut."""
         words = self.text.encode(transcript)[: self.sequence // 2]
         frames = codes[: self.sequence - 4 - len(words)].numpy()
         cut = len(frames) < len(codes)
-        builder = _Builder("audio", self)
+        builder = self.builder("audio")
         builder.tokens([BOS, BOA] if audio_first else [BOS, *words, BOA]).speech(frames, cut=cut)
         return builder.tokens([EOA, *words, EOS] if audio_first else [EOA, EOS]).document()
 
 
-class _Builder:
-    """Appends parts to a document, keeping count of positions and groups."""
+class Builder:
+    """Appends parts to a document, keeping count of positions and groups.
 
-    def __init__(self, kind: str, assembler: Assembler) -> None:
-        self.kind, self.bits, self.levels = kind, assembler.bits, assembler.levels
-        self.codebook = assembler.audio.config.codebook
+    Args:
+        kind: of the document.
+        bits: of a vision token.
+        levels: codes of an audio frame.
+        codebook: its size is the code that ends a sound.
+    """
+
+    def __init__(self, kind: str, *, bits: int, levels: int, codebook: int) -> None:
+        self.kind, self.bits, self.levels, self.codebook = kind, bits, levels, codebook
         self.parts: list[Columns] = []
         self.next_position = 0.0  # the next text or audio position, t = h = w
         self.next_group = 0
@@ -125,7 +135,7 @@ class _Builder:
         part["position"][:] = (self.next_position + np.arange(length))[:, None]
         self.next_position += length
 
-    def tokens(self, ids: list[int]) -> "_Builder":
+    def tokens(self, ids: list[int]) -> "Builder":
         """Text and control ids; each predicts the next id of this run."""
         part = self._add(len(ids), TEXT, np.arange(len(ids)))
         self._advance(part)
@@ -133,17 +143,22 @@ class _Builder:
         part["target_token"][:-1] = ids[1:]
         return self
 
-    def speech(self, frames: np.ndarray, *, cut: bool) -> "_Builder":
+    def speech(self, frames: np.ndarray, *, cut: bool) -> "Builder":
         """Audio frames (T,Q): BOA predicts the first, each frame the next, the last one end-of-audio unless cut."""
-        part = self._add(len(frames), AUDIO, np.arange(len(frames)))
-        self._advance(part)
+        part = self.frames(frames)
         self.parts[-2]["target_codes"][-1] = frames[0]
-        part["codes"][:] = frames
         part["target_codes"][:-1] = frames[1:]
         part["target_codes"][-1] = -1 if cut else self.codebook
         return self
 
-    def vision(self, modality: int, bits: Sequence[Tensor]) -> "_Builder":
+    def frames(self, frames: np.ndarray) -> Columns:
+        """Audio frames (T,Q) that predict nothing: the part they are."""
+        part = self._add(len(frames), AUDIO, np.arange(len(frames)))
+        self._advance(part)
+        part["codes"][:] = frames
+        return part
+
+    def vision(self, modality: int, bits: Sequence[Tensor]) -> "Builder":
         """Frames of bits (1,T,h,h,D), frame by frame and scale by scale; a scale is one group."""
         inputs, _ = accumulate(bits)
         frames, side = bits[-1].shape[1:3]

@@ -38,8 +38,8 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(rows, length, hidden))
 
 
-def group_mask(batch: Batch, window: int, hidden_frames: Tensor | None = None) -> Tensor:
-    """What each position of a packed batch may see: (B, 1, S, S) bool.
+def group_mask(batch: Batch, window: int, hidden_frames: Tensor | None = None, *, start: int = 0) -> Tensor:
+    """What each position of a packed batch may see: (B, 1, S - start, S) bool.
 
     Within a document a position sees the groups before its own, and its own group wholly (so a vision scale is
     bidirectional); other documents never. A video position sees at most `window` earlier frames of its video
@@ -48,19 +48,21 @@ def group_mask(batch: Batch, window: int, hidden_frames: Tensor | None = None) -
 
     Args:
         hidden_frames: (B, S) bool, true at positions of video frames hidden from the later frames.
+        start: the first position that asks what it sees; those before it are in a cache.
     """
-    own = batch.document.unsqueeze(2) == batch.document.unsqueeze(1)
-    past = batch.group.unsqueeze(1) <= batch.group.unsqueeze(2)  # [row, query, key]
+    own = batch.document[:, start:].unsqueeze(2) == batch.document.unsqueeze(1)
+    past = batch.group.unsqueeze(1) <= batch.group[:, start:].unsqueeze(2)  # [row, query, key]
     mask = own & past & (batch.modality != PAD).unsqueeze(1)
     video = batch.modality == VIDEO
     if bool(video.any()):
         frame = batch.frame.int()
-        age = frame.unsqueeze(2) - frame.unsqueeze(1)
+        age = frame[:, start:].unsqueeze(2) - frame.unsqueeze(1)
         unseen = age > window
         if hidden_frames is not None:
             unseen |= (age > 0) & hidden_frames.unsqueeze(1)
-        mask &= ~(unseen & video.unsqueeze(2) & video.unsqueeze(1))
-    return (mask | torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)).unsqueeze(1)
+        mask &= ~(unseen & video[:, start:].unsqueeze(2) & video.unsqueeze(1))
+    length = mask.shape[2]
+    return (mask | torch.eye(length, dtype=torch.bool, device=mask.device)[start:]).unsqueeze(1)
 
 
 def additive(mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from accordion.model.elastic import EVERYTHING, LayerPlan, SubmodelSpec, plan_la
 from accordion.model.embeddings import Embeddings
 from accordion.model.heads import Heads
 from accordion.model.isolation import isolation
-from accordion.model.losses import Lessons, Losses, Outputs, Targets
+from accordion.model.losses import NONE, Lessons, Losses, Outputs, Targets
 from accordion.model.moe import MoE
 from accordion.model.norm import RmsNorm
 from accordion.model.rope import Rope, rope_table
@@ -24,6 +24,9 @@ from accordion.model.sampler import Draw
 
 Observer = Callable[[int, Tensor, Tensor], None]
 """Called as observe(layer, positions (n,), choice (n, K)): flat positions b * S + s and the experts each chose."""
+
+Choice = Callable[[int, Tensor], Tensor]
+"""Called as choose(level, logits (B, C + 1)): the codes (B,) of that level of the next audio frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,6 +315,51 @@ class Model(nn.Module):
         )
         cache.used = end
         return self.text_logits(self.norm(x))
+
+    @torch.no_grad()
+    def read(self, batch: Batch, cache: Cache, choose: Choice | None = None) -> Tensor:
+        """Read the positions of unfinished documents that the cache does not hold yet: final states (B, n, H), normed.
+
+        Groups must be read whole, in any number at once. Where the next audio frame is known (`target_codes`), its
+        codes are handed down the top layers as in training.
+
+        Args:
+            batch: the documents from their beginning, one a row, all of one length, without padding.
+            cache: what was read before, from `new_cache`; it grows by the new positions.
+            choose: chooses the audio frame that follows the last position: called with the level, from 0, and its
+                logits (B, C + 1), it gives that level's codes (B,), which the next level then knows.
+
+        Raises:
+            DataError: the cache is too short.
+        """
+        self._check(batch)
+        start, end = cache.used, batch.modality.shape[1]
+        if end > cache.length:
+            raise DataError(f"{end} positions do not fit a cache of {cache.length}; ask new_cache for more length")
+        new = batch.cut(slice(start, end))
+        following = new.target_codes.clone()  # (B, n, Q)
+
+        def hand_down(level: int, x: Tensor) -> Tensor:
+            if choose is not None:
+                following[:, -1, level] = choose(level, self.heads.audio_logits(level, x[:, -1]))
+            codes = following[..., level]
+            if level + 1 == self.config.audio_levels or not bool((codes != NONE).any()):
+                return x
+            return x + self.heads.audio_code[level][codes.clamp_min(0)] * (codes != NONE).unsqueeze(-1)
+
+        x = self._blocks(
+            self.embeddings(new),
+            self._rope(new.position),
+            group_mask(batch, self.config.video_window, start=start),
+            None,
+            [EVERYTHING] * self.config.layers,
+            modality=new.modality if self.config.isolated else None,
+            cache=cache,
+            after=hand_down,
+        )
+        cache.valid[:, start:end] = True
+        cache.used = end
+        return self.norm(x)
 
     def set_expert_order(self, order: tuple[tuple[int, ...], ...] | None) -> None:
         """Let narrow members keep the first experts of `order`, one tuple of all experts a layer."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from accordion.errors import DataError, TrainingDiverged
-from accordion.generate import generate
 from accordion.model import load_model, save_model
 from accordion.observe import listening
 from accordion.rl import verifiers
@@ -166,21 +165,6 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     save_model(type(model)(model.config.model_copy(update={"text_vocabulary": 40})), policy)
     with pytest.raises(DataError, match="vocabulary is 40"):
         rl(rl_config(), out=folder(tmp_path / "out"), policy=policy, text=text)
-
-
-def test_generate_continues_a_prompt_and_names_what_is_wrong(tmp_path):
-    policy, text = write_policy(tmp_path)
-    first = generate(policy, text, "1 + 2 =", max_tokens=8, temperature=1.0, seed=1)
-    assert first == generate(policy, text, "1 + 2 =", max_tokens=8, temperature=1.0, seed=1)
-    assert isinstance(generate(policy, text, "1 + 2 =", max_tokens=3, chat=True), str)
-    with pytest.raises(DataError, match="prompt: empty"):
-        generate(policy, text, "")
-    with pytest.raises(DataError, match=r"prompt: .* tokens; at most"):
-        generate(policy, text, "1 " * 5000)
-    with pytest.raises(DataError, match="max_tokens"):
-        generate(policy, text, "1", max_tokens=0)
-    with pytest.raises(DataError, match="temperature"):
-        generate(policy, text, "1", temperature=-1.0)
 
 
 def test_the_global_generator_changes_nothing():

@@ -1,0 +1,155 @@
+"""Generation: the cached stream equals the whole forward pass; sampling keeps its bounds; every direction works."""
+
+import numpy as np
+import pytest
+import torch
+
+from accordion.data.batch import COLUMNS, VIDEO, Batch
+from accordion.data.documents import Assembler, Document
+from accordion.data.tokenizers.text import SPECIAL
+from accordion.data.tokenizers.vision import VisionTokenizer
+from accordion.errors import DataError, TrainingDiverged
+from accordion.generate import Creator, Sampling
+from accordion.generate.sampling import draw, draw_bits
+from accordion.generate.stream import Stream
+from accordion.model import Model
+from tests.unit.generate.conftest import AUDIO, VISION, Tools
+
+
+def documents(tools: Tools) -> dict[str, Document]:
+    maker = Assembler(tools.text, tools.vision, tools.audio, sequence=256)
+    clip = torch.rand(1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    codes = torch.randint(0, 8, (6, 3), generator=torch.Generator().manual_seed(3))
+    found = {"text": maker.texts("the cat and the dog")[0]}
+    for first in (False, True):
+        found[f"image {first}"] = maker.image("the cat", tools.vision.encode(clip[:, :1]), image_first=first)
+        found[f"audio {first}"] = maker.speech("the dog", codes, audio_first=first)
+    found["video"] = maker.video("the car", tools.vision.encode(clip))
+    return found
+
+
+@pytest.mark.parametrize("together", [1, 3, 1000], ids=["each group", "three groups", "at once"])
+def test_a_document_read_group_by_group_gives_the_logits_of_the_whole_forward_pass(model, tools, together):
+    for name, document in documents(tools).items():
+        columns = {**document.columns, "document": np.zeros_like(document.columns["document"])}
+        with torch.no_grad():
+            whole = model.outputs(Batch.from_columns({key: values[None] for key, values in columns.items()}))
+        stream = Stream(model, document.length)
+        heard: list[torch.Tensor] = []
+        group, states = columns["group"], []
+        for first in range(0, int(group.max()) + 1, together):
+            part = {key: values[(group >= first) & (group < first + together)] for key, values in columns.items()}
+            last = torch.from_numpy(part["target_codes"][-1].astype(np.int64))
+
+            def choose(level, logits, last=last, heard=heard):
+                if level == 0:
+                    heard.append(torch.zeros(3, logits.shape[1]))
+                heard[-1][level] = logits[0]
+                return last[level : level + 1]  # what follows in truth
+
+            states.append(stream.read(part, choose if last[0] >= 0 else None))
+        joined = torch.cat(states)
+        targets = whole.targets
+        with torch.no_grad():
+            torch.testing.assert_close(model.text_logits(joined[targets.text_at]), whole.text, atol=2e-5, rtol=0)
+            torch.testing.assert_close(model.heads.vision(joined[targets.vision_at]), whole.vision, atol=2e-5, rtol=0)
+        assert len(whole.text) + len(whole.vision) + len(whole.audio), name
+        if together == 1 and len(whole.audio):
+            torch.testing.assert_close(torch.stack(heard), whole.audio, atol=2e-5, rtol=0)
+
+
+def test_a_later_frame_of_a_stream_sees_only_its_window(model, tools):
+    """`video_window` is 1: what the first frame held does not reach the third but through the second."""
+    columns = documents(tools)["video"].columns
+    assert (columns["modality"] == VIDEO).sum() == 3 * 21
+    stream = Stream(model, 200)
+    stream.read({name: columns[name] for name in COLUMNS})
+    assert stream.cache.used == len(columns["token"])
+    with pytest.raises(DataError, match="do not fit a cache of 200"):
+        for _ in range(40):
+            stream.tokens([20, 21, 22, 23])
+
+
+def test_sampling_keeps_to_the_likeliest_and_repeats_by_seed():
+    logits = torch.tensor([4.0, 3.0, 2.0, -1.0, float("-inf")])
+    generator = torch.Generator().manual_seed(0)
+
+    def seen(**settings) -> set[int]:
+        return {draw(logits, Sampling(**settings), generator) for _ in range(400)}
+
+    assert seen() == {0, 1, 2, 3} and seen(top_k=2) == {0, 1} and seen(temperature=0) == {0}
+    assert seen(top_p=0.6) == {0} and seen(top_p=0.9) == {0, 1} and seen(temperature=0.05) == {0}
+    drawn = [draw(logits, Sampling(seed=4), Sampling(seed=4).generator()) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    bits = draw_bits(torch.tensor([[9.0, -9.0, 0.0]]).expand(500, 3), Sampling(), generator)
+    assert bits[:, 0].all() and not bits[:, 1].any() and 180 < int(bits[:, 2].sum()) < 320
+    assert draw_bits(torch.tensor([0.1, -0.1]), Sampling(temperature=0), generator).tolist() == [1, 0]
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        draw(logits * float("nan"), Sampling(), generator)
+    with pytest.raises(TrainingDiverged, match="not finite"):
+        draw_bits(logits * float("nan"), Sampling(), generator)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"temperature": -1}, "temperature -1"), ({"top_k": -2}, "top_k -2"), ({"top_p": 0}, "top_p 0"),
+     ({"top_p": 1.5}, "top_p 1.5"), ({"guidance": -1}, "guidance -1"), ({"temperature": float("nan")}, "temperature")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(DataError, match=message):
+        Sampling(**settings)
+
+
+def test_every_direction_gives_what_it_promises(model, tools):
+    creator, sampling = Creator(model, tools), Sampling(temperature=0.8, top_k=20, seed=5)
+    picture = creator.draw("the cat", sampling)
+    assert picture.shape == (3, 16, 16) and float(picture.min()) >= 0 and float(picture.max()) <= 1
+    assert torch.equal(picture, creator.draw("the cat", sampling))
+    assert not torch.equal(picture, creator.draw("the cat", Sampling(seed=6)))
+    film = creator.film("the car", None, sampling)
+    assert film.shape == (3, 3, 16, 16)
+    voice = creator.speak("the dog", sampling, seconds=0.4)
+    assert voice.ndim == 1 and len(voice) % AUDIO.frame_samples == 0 and len(voice) <= 3200
+    for text in (
+        creator.caption(picture, sampling, longest=8),
+        creator.transcribe(voice, sampling, longest=8),
+        creator.continue_text([1, *tools.text.encode("the")], sampling, longest=8),
+    ):
+        assert isinstance(text, str) and all(id_ >= SPECIAL for id_ in tools.text.encode(text))
+
+
+def test_a_film_keeps_the_frames_it_began_with(model, tools):
+    creator = Creator(model, tools)
+    start = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(7))
+    film = creator.film("the car", start, Sampling())
+    alone = tools.vision.decode(tools.vision.encode(start[None]))[0]
+    torch.testing.assert_close(film[:2], alone)
+    with pytest.raises(DataError, match="1 to 2"):
+        creator.film("", torch.rand(3, 3, 16, 16), Sampling())
+
+
+def test_guidance_one_is_the_caption_alone_and_zero_is_without_it(model, tools):
+    creator = Creator(model, tools)
+
+    def drawn(caption: str, guidance: float) -> torch.Tensor:
+        return creator.draw(caption, Sampling(guidance=guidance, temperature=0))
+
+    assert torch.equal(drawn("the cat", 0), drawn("", 1))
+    assert not torch.equal(drawn("the cat", 40), drawn("the cat", 1))
+
+
+def test_the_sound_ends_where_a_level_says_so(model, tools):
+    """With heads that say nothing, each level of each frame ends the sound with chance 1/9."""
+    ending = Model(model.config, seed=1).eval()
+    with torch.no_grad():
+        ending.heads.audio.zero_()
+    spoken = [len(Creator(ending, tools).speak("the dog", Sampling(seed=seed), seconds=20)) for seed in range(6)]
+    assert len(set(spoken)) > 1 and max(spoken) < 20 * 8000  # a frame ends with chance 1 - (8/9)^3
+
+
+def test_tokenizers_of_another_model_are_refused(model, tools):
+    other = Tools(tools.text, VisionTokenizer(VISION.model_copy(update={"bits": 6})), tools.audio)
+    with pytest.raises(DataError, match="vision tokenizer: sizes"):
+        Creator(model, other).draw("x", Sampling())
+    with pytest.raises(DataError, match="at most 4096"):
+        Creator(model, tools).continue_text([1] * 5000, Sampling(), longest=1)
