@@ -146,6 +146,24 @@ class OptimizerConfig(Settings):
     decay_share: float = Field(0.3, ge=0, le=1)
 
 
+class BitFlips(Settings):
+    """Mistakes put into the history of images and video (`train/corruption.py`); high 0: none.
+
+    Each frame draws its chance evenly between `low` and `high`, and later frames, which have more history of their
+    own to err in, draw from higher up. A third, as in Infinity (arXiv 2412.04431), is for long runs.
+    """
+
+    low: float = Field(0.0, ge=0, le=0.5)
+    high: float = Field(0.2, ge=0, le=0.5, description="0: no bit is flipped")
+    growth: float = Field(0.02, ge=0, le=0.5, description="added to both for each earlier frame of the clip")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BitFlips":
+        if self.low > self.high:
+            raise ValueError("low must not be above high")
+        return self
+
+
 class PretrainConfig(Settings):
     """Elastic MoE pre-training."""
 
@@ -160,6 +178,13 @@ class PretrainConfig(Settings):
     )
     mtp_weight: float = 0.3
     history_dropout: float = Field(0.1, ge=0, lt=1, description="chance that an earlier video frame is hidden")
+    bit_flips: BitFlips = BitFlips()
+    scale_weight: float = Field(
+        0.5,
+        ge=0,
+        le=2,
+        description="power of (last side / side) by which the bits of early scales weigh more; 0: alike",
+    )
     balance_step: float = Field(1e-3, description="u: how far a selection bias moves in a step")
     code_noise: float = Field(
         0.0, ge=0, lt=1, description="chance that an audio code read in training is replaced by a random one"

@@ -22,13 +22,14 @@ COLUMNS: dict[str, tuple[torch.dtype, type[np.generic]]] = {  # name -> (dtype i
     "scale": (torch.int64, np.int8),
     "frame": (torch.int64, np.int16),
     "vision_input": (torch.float32, np.float16),
+    "latent": (torch.float32, np.float16),
     "target_token": (torch.int64, np.int32),
     "target_bits": (torch.float32, np.int8),
     "target_codes": (torch.int64, np.int16),
 }
 EMPTY = {  # what a column holds where it does not apply; -1 in a target means no loss there
     "modality": 0, "document": -1, "group": -1, "position": 0, "token": 0, "codes": -1, "scale": -1, "frame": -1,
-    "vision_input": 0, "target_token": -1, "target_bits": -1, "target_codes": -1,
+    "vision_input": 0, "latent": 0, "target_token": -1, "target_bits": -1, "target_codes": -1,
 }  # fmt: skip
 Columns = dict[str, np.ndarray]
 _NUMPY: dict[torch.dtype, type[np.generic]] = {torch.int64: np.int64, torch.float32: np.float32}
@@ -36,7 +37,8 @@ _NUMPY: dict[torch.dtype, type[np.generic]] = {torch.int64: np.int64, torch.floa
 
 def empty_columns(shape: tuple[int, ...], bits: int, levels: int) -> Columns:
     """Columns of `shape` positions holding their empty values, in the dtypes of the shards."""
-    width = {"position": 3, "codes": levels, "target_codes": levels, "vision_input": bits, "target_bits": bits}
+    width = {"position": 3, "codes": levels, "target_codes": levels}
+    width |= dict.fromkeys(("vision_input", "latent", "target_bits"), bits)
     return {
         name: np.full(shape + ((width[name],) if name in width else ()), EMPTY[name], kind)
         for name, (_, kind) in COLUMNS.items()
@@ -60,6 +62,8 @@ class Batch:
         scale: (B,S) vision scale index.
         frame: (B,S) vision frame index within its clip.
         vision_input: (B,S,D) float32 accumulated feature F, input of a vision position.
+        latent: (B,S,D) float32 at the finest scale: what the tokenizer quantized there, from which the bits of any
+            scale can be found again when earlier ones have been changed; 0 elsewhere.
         target_token: (B,S) next text id.
         target_bits: (B,S,D) float32 in {0, 1}, -1 none: the bits at this position (not shifted).
         target_codes: (B,S,Q) codes of the next audio frame; the codebook's size means end-of-audio.
@@ -74,6 +78,7 @@ class Batch:
     scale: Tensor
     frame: Tensor
     vision_input: Tensor
+    latent: Tensor
     target_token: Tensor
     target_bits: Tensor
     target_codes: Tensor

@@ -82,19 +82,22 @@ class Assembler:
         head, rest = (self.builder(document.kind).tokens(part) for part in (ids[:length], [BOS, *ids[length:]]))
         return replace(head.document(), weight=document.weight), replace(rest.document(), weight=document.weight)
 
-    def image(self, caption: str, bits: Sequence[Tensor], *, image_first: bool) -> Document:
+    def image(
+        self, caption: str, bits: Sequence[Tensor], latent: Tensor | None = None, *, image_first: bool
+    ) -> Document:
         """`BOS caption BOI <image> EOI EOS`, or `BOS BOI <image> EOI caption EOS`; bits of one frame (1,1,h,h,D)."""
         room = self.sequence - 4 - sum(grid.shape[2] ** 2 for grid in bits)
         words = self.text.encode(caption)[:room]
         builder = self.builder("image")
-        builder.tokens([BOS, BOI] if image_first else [BOS, *words, BOI]).vision(IMAGE, bits)
+        builder.tokens([BOS, BOI] if image_first else [BOS, *words, BOI]).vision(IMAGE, bits, latent)
         return builder.tokens([EOI, *words, EOS] if image_first else [EOI, EOS]).document()
 
-    def video(self, caption: str, bits: Sequence[Tensor]) -> Document:
+    def video(self, caption: str, bits: Sequence[Tensor], latent: Tensor | None = None) -> Document:
         """`BOS caption BOV <frames> EOV EOS`; bits of one clip (1,T,h,h,D)."""
         room = self.sequence - 4 - bits[0].shape[1] * sum(grid.shape[2] ** 2 for grid in bits)
         words = self.text.encode(caption)[:room]
-        return self.builder("video").tokens([BOS, *words, BOV]).vision(VIDEO, bits).tokens([EOV, EOS]).document()
+        builder = self.builder("video").tokens([BOS, *words, BOV])
+        return builder.vision(VIDEO, bits, latent).tokens([EOV, EOS]).document()
 
     def speech(self, transcript: str, codes: Tensor, *, audio_first: bool) -> Document:
         """`BOS transcript BOA <frames> EOA EOS`, or audio first; frames (T,Q) that do not fit are cut."""
@@ -158,8 +161,12 @@ class Builder:
         part["codes"][:] = frames
         return part
 
-    def vision(self, modality: int, bits: Sequence[Tensor]) -> "Builder":
-        """Frames of bits (1,T,h,h,D), frame by frame and scale by scale; a scale is one group."""
+    def vision(self, modality: int, bits: Sequence[Tensor], latent: Tensor | None = None) -> "Builder":
+        """Frames of bits (1,T,h,h,D), frame by frame and scale by scale; a scale is one group.
+
+        Args:
+            latent: (1,T,side,side,D) that the bits are of; needed where history bits are flipped in training.
+        """
         inputs, _ = accumulate(bits)
         frames, side = bits[-1].shape[1:3]
         heights = [grid.shape[2] for grid in bits]
@@ -170,6 +177,8 @@ class Builder:
         part["scale"][:], part["frame"][:] = scale, frame
         part["vision_input"][:] = _in_order(inputs)
         part["target_bits"][:] = _in_order(bits)
+        if latent is not None:
+            part["latent"].reshape(frames, sizes.sum(), -1)[:, -sizes[-1] :] = latent[0].flatten(1, 2).numpy()
         grid = np.concatenate([_centres(height, side) for height in heights])  # (positions of a frame, 2)
         part["position"][:, 0] = self.next_position + frame
         part["position"][:, 1:] = self.next_position + np.tile(grid, (frames, 1))

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from accordion.data.documents import Assembler, Document
 from accordion.data.tokenizers.audio_training import read_pcm
 from accordion.data.tokenizers.text import Dropout
+from accordion.data.tokenizers.vision import quantize
 from accordion.data.tokenizers.vision_training import read_clips, read_png
 from accordion.errors import DataError
 
@@ -72,8 +73,8 @@ def images(corpus: Path, split: str, assembler: Assembler, rng: random.Random | 
     size = assembler.vision.config.image_size
     found = rows(corpus, "images", ["id", "png", "caption", "weight"], split, rng)
     pictures = ((row, read_png(row.png, str(row.id), size)[None]) for row in found)
-    for row, bits in _encode(pictures, assembler):
-        both = (assembler.image(row.caption, bits, image_first=first) for first in (False, True))
+    for row, bits, latent in _encode(pictures, assembler):
+        both = (assembler.image(row.caption, bits, latent, image_first=first) for first in (False, True))
         yield from (replace(document, weight=row.weight) for document in both)
 
 
@@ -82,16 +83,18 @@ def videos(corpus: Path, split: str, assembler: Assembler, rng: random.Random | 
     config = assembler.vision.config
     found = rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption", "weight"], split, rng)
     clips = ((row, clip) for row in found for clip in read_clips(row, config.image_size, config.frames))
-    for row, bits in _encode(clips, assembler):
-        yield replace(assembler.video(row.caption, bits), weight=row.weight)
+    for row, bits, latent in _encode(clips, assembler):
+        yield replace(assembler.video(row.caption, bits, latent), weight=row.weight)
 
 
-def _encode(clips: Iterable[tuple[Any, Tensor]], assembler: Assembler) -> Iterator[tuple[Any, list[Tensor]]]:
-    """Row and bits (1,T,h,h,D) by scale of each uint8 clip (T,3,H,W)."""
+@torch.no_grad()
+def _encode(clips: Iterable[tuple[Any, Tensor]], assembler: Assembler) -> Iterator[tuple[Any, list[Tensor], Tensor]]:
+    """Row, bits (1,T,h,h,D) by scale and latent (1,T,side,side,D) of each uint8 clip (T,3,H,W)."""
     for some in _together(clips, CLIPS):
-        scales = assembler.vision.encode(torch.stack([clip for _, clip in some]).float() / 255)
+        latent = assembler.vision.latent(torch.stack([clip for _, clip in some]).float() / 255)
+        scales = quantize(latent, assembler.vision.config.scales)
         for index, (row, _) in enumerate(some):
-            yield row, [grid[index : index + 1] for grid in scales]
+            yield row, [grid[index : index + 1] for grid in scales], latent[index : index + 1]
 
 
 def speech(corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:

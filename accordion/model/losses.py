@@ -4,7 +4,8 @@ Text (and the token after the next): cross-entropy of a token. Image and video: 
 (VideoAR, arXiv 2601.05966). Audio: cross-entropy of a code, over all levels (arXiv 2602.04705).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ class Targets:
     Attributes:
         text_at (n,), text (n,): next text token.
         mtp_at (m,), mtp (m,): the token after the next, where the same document has one.
-        vision_at (v,), bits (v, d) float, video (v,) bool: bits at the position.
+        vision_at (v,), bits (v, d) float, video (v,) bool, scale (v,): bits at the position, and of what.
         audio_at (a,), codes (a, Q): codes of the next frame.
         videos: how many of `video` are true.
     """
@@ -35,6 +36,7 @@ class Targets:
     vision_at: Tensor
     bits: Tensor
     video: Tensor
+    scale: Tensor
     audio_at: Tensor
     codes: Tensor
     videos: int
@@ -60,6 +62,7 @@ class Targets:
             vision_at=vision_at,
             bits=batch.target_bits.view(-1, batch.target_bits.shape[-1])[vision_at].float(),
             video=video,
+            scale=batch.scale.view(-1)[vision_at],
             audio_at=audio_at,
             codes=batch.target_codes.view(-1, batch.target_codes.shape[-1])[audio_at],
             videos=int(video.sum()),
@@ -110,8 +113,12 @@ class Outputs:
     vision: Tensor
     audio: Tensor
 
-    def losses(self, lessons: Lessons | None = None) -> "Losses":
-        """The losses of these predictions; with `lessons`, a pupil's is (1 - w) its own + w KL(teacher || pupil)."""
+    def losses(self, lessons: Lessons | None = None, scale_weights: Tensor | None = None) -> "Losses":
+        """The losses of these predictions; with `lessons`, a pupil's is (1 - w) its own + w KL(teacher || pupil).
+
+        Args:
+            scale_weights: (scales,), how much the bits of each scale count in what training minimises.
+        """
         targets = self.targets
         bits = F.binary_cross_entropy_with_logits(self.vision.float(), targets.bits, reduction="none").sum(1)  # (v,)
         text, audio = self._text_and_audio(lessons)
@@ -130,7 +137,10 @@ class Outputs:
         if self.mtp is not None:
             sums["mtp"] = F.cross_entropy(self.mtp, targets.mtp, reduction="sum")
             counts["mtp"] = len(targets.mtp)
-        return Losses(sums, counts)
+        if scale_weights is None:
+            return Losses(sums, counts)
+        bits = bits * scale_weights[targets.scale]
+        return Losses(sums, counts, {"image": (bits * (1 - video)).sum(), "video": (bits * video).sum()})
 
     def _text_and_audio(self, lessons: Lessons | None) -> tuple[Tensor, Tensor]:
         """Summed cross-entropies of text tokens and audio codes, part of them replaced by the lessons'."""
@@ -169,12 +179,29 @@ class Losses:
     Attributes:
         sums: nats, scalar tensors that carry gradients in training.
         counts: text tokens, image and video bits, audio codes.
+        weighed: sums to minimise in place of some of those, in which parts count differently.
     """
 
     sums: dict[str, Tensor]
     counts: dict[str, int]
+    weighed: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def means(self) -> dict[str, Tensor]:
         """Mean nats of each modality that the batch holds: per token, per bit, per code."""
         return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]}
+
+    @property
+    def aims(self) -> dict[str, Tensor]:
+        """What training minimises: the means, those of image and video with each scale's weight."""
+        return self.means | {name: sum_ / self.counts[name] for name, sum_ in self.weighed.items() if self.counts[name]}
+
+
+def scale_weights(scales: Sequence[int], power: float) -> Tensor:
+    """Weight of each scale's bits, (last side / side)^power, so that a frame's weights have mean 1: (scales,).
+
+    Early scales have few positions and decide what all later ones refine (VideoAR, arXiv 2601.05966).
+    """
+    sides = torch.tensor(scales, dtype=torch.float64)
+    weight = (sides[-1] / sides) ** power
+    return (weight * (sides**2).sum() / (weight * sides**2).sum()).float()

@@ -16,7 +16,7 @@ from accordion.model.elastic import EVERYTHING, LayerPlan, SubmodelSpec, plan_la
 from accordion.model.embeddings import Embeddings
 from accordion.model.heads import Heads
 from accordion.model.isolation import isolation
-from accordion.model.losses import NONE, Lessons, Losses, Outputs, Targets
+from accordion.model.losses import NONE, Lessons, Losses, Outputs, Targets, scale_weights
 from accordion.model.moe import MoE
 from accordion.model.norm import RmsNorm
 from accordion.model.rope import Rope, rope_table
@@ -118,6 +118,7 @@ class Model(nn.Module):
         *,
         history_dropout: float = 0.0,
         generator: torch.Generator | None = None,
+        scale_weight: float = 0.0,
     ) -> Losses:
         """Losses of a batch, each row run as the sub-model drawn for it (None: all rows in full).
 
@@ -125,11 +126,15 @@ class Model(nn.Module):
             draw: sub-models, or a sampler's draw, of which some rows may run in full too.
             history_dropout: chance that a video frame is hidden from the later ones (training only).
             generator: draws those frames.
+            scale_weight: power by which early vision scales weigh more in what is minimised (`Losses.aims`).
         """
+        weights = None
+        if scale_weight:
+            weights = scale_weights(self.config.scales, scale_weight).to(batch.modality.device)
         hidden = draw_hidden_frames(batch, history_dropout, generator) if generator is not None else None
         draw = draw if isinstance(draw, Draw) else Draw(None if draw is None else list(draw))
         if draw.specs is None or not draw.twins:
-            return self.outputs(batch, draw.specs, hidden_frames=hidden).losses()
+            return self.outputs(batch, draw.specs, hidden_frames=hidden).losses(scale_weights=weights)
         rows, length = batch.modality.shape
         pupils = torch.tensor(draw.twins, device=batch.modality.device)
         all_rows = torch.cat((torch.arange(rows, device=pupils.device), pupils))
@@ -138,7 +143,7 @@ class Model(nn.Module):
             [*draw.specs, *[SubmodelSpec.full(self.config)] * len(pupils)],
             hidden_frames=None if hidden is None else hidden[all_rows],
         )
-        return outputs.losses(Lessons.of(outputs.targets, pupils, rows, length, draw.weight))
+        return outputs.losses(Lessons.of(outputs.targets, pupils, rows, length, draw.weight), weights)
 
     def outputs(
         self,

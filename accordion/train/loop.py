@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,6 +19,7 @@ from accordion.model.importance import importance_order, measure_importance
 from accordion.model.losses import MODALITIES
 from accordion.model.sampler import Draw, ElasticSampler
 from accordion.train.checkpoint import Snapshot
+from accordion.train.corruption import corrupt_codes, flip_bits
 from accordion.train.schedule import warmup_stable_decay
 
 if TYPE_CHECKING:  # a trainer takes any endless batches with a position
@@ -109,15 +109,16 @@ class Trainer:
         start, position = time.monotonic(), self.loader.position
         given = next(self.loader)
         waited = time.monotonic() - start
-        batch = corrupt_codes(given, self.config.code_noise, self.model.config, self.noise).to(self.device)
+        batch = self._corrupted(given).to(self.device)
         self._rank_experts()
         draw = self.draw(len(batch))
         with precision(self.config, self.device):
             losses = self.model(
-                batch, draw, history_dropout=self.config.history_dropout, generator=self.history
+                batch, draw, history_dropout=self.config.history_dropout, generator=self.history,
+                scale_weight=self.config.scale_weight,
             )  # fmt: skip
         means, before = losses.means, self.scale.copy()
-        total = self.scale.total(means, self.config.mtp_weight)
+        total = self.scale.total(losses.aims, self.config.mtp_weight)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
@@ -142,6 +143,12 @@ class Trainer:
         figures |= {"learning_rate": rate, "gradient_norm": norm_value}
         self.curves.append(json.dumps({"step": self.done, **figures}))
         return figures
+
+    def _corrupted(self, batch: Batch) -> Batch:
+        """The batch as it is read in training: with mistakes in its history, and targets that mend them."""
+        shape = self.model.config
+        noisy = corrupt_codes(batch, self.config.code_noise, shape, self.noise)
+        return flip_bits(noisy, self.config.bit_flips, shape, self.noise)
 
     def draw(self, rows: int) -> Draw:
         """What the rows of the next batch run."""
@@ -237,19 +244,6 @@ def _read(values: Mapping[str, Tensor], counts: Tensor) -> tuple[dict[str, float
     width = counts.shape[1]
     numbers = [int(number) for number in together[len(figures) :]]
     return figures, [RowCounts(*numbers[at : at + width]) for at in range(0, len(numbers), width)]
-
-
-def corrupt_codes(batch: Batch, chance: float, shape: ModelConfig, generator: torch.Generator) -> Batch:
-    """Replace each audio code that the model reads (not those it predicts) by a random one, with `chance`.
-
-    It is to audio what flipping history bits is to vision (VideoAR, arXiv 2601.05966): the model learns not to
-    trust its own past to the letter, and cannot learn a small collection of clips by heart.
-    """
-    if chance == 0:
-        return batch
-    drawn = torch.randint(shape.audio_codebook, batch.codes.shape, generator=generator)
-    replaced = (torch.rand(batch.codes.shape, generator=generator) < chance) & (batch.codes >= 0)
-    return replace(batch, codes=torch.where(replaced, drawn, batch.codes))
 
 
 def build_optimizer(model: Model, config: PretrainConfig) -> torch.optim.AdamW:

@@ -44,6 +44,7 @@ BROKEN = {
     "bits_outside": "vision targets not in {0, 1} at vision positions, or not -1 elsewhere",
     "vision_index_outside": "scale or frame out of range at vision positions, or not -1 elsewhere",
     "vision_input_not_finite": "NaN or infinite vision inputs",
+    "latent_not_finite": "NaN or infinite latents of vision",
 }
 
 
@@ -232,4 +233,5 @@ def _vision_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[st
         "bits_outside": np.where(vision[..., None], (bits != 0) & (bits != 1), bits != -1).sum((1, 2)),
         "vision_index_outside": np.where(vision, ~inside, (scale != -1) | (frame != -1)).sum(1),
         "vision_input_not_finite": (~np.isfinite(part["vision_input"])).sum((1, 2)),
+        "latent_not_finite": (~np.isfinite(part["latent"])).sum((1, 2)),
     }

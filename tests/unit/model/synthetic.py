@@ -28,7 +28,8 @@ class _Row:
             "modality": torch.zeros(length, dtype=torch.long), "document": none.clone(), "group": none.clone(),
             "position": torch.zeros(length, 3), "token": torch.zeros(length, dtype=torch.long),
             "codes": torch.full((length, levels), -1), "scale": none.clone(), "frame": none.clone(),
-            "vision_input": torch.zeros(length, bits), "target_token": none.clone(),
+            "vision_input": torch.zeros(length, bits), "latent": torch.zeros(length, bits),
+            "target_token": none.clone(),
             "target_bits": torch.full((length, bits), -1.0), "target_codes": torch.full((length, levels), -1),
         }  # fmt: skip
 
@@ -52,9 +53,10 @@ class _Row:
             for scale, side in enumerate(SCALES):
                 for cell in range(side * side):
                     where = (torch.tensor([cell // side, cell % side]) + 0.5) * SCALES[-1] / side
+                    latent = torch.randn(SIZES["bits"], generator=self.generator) * (scale == len(SCALES) - 1)
                     feature = torch.randn(SIZES["bits"], generator=self.generator) * bool(frame or scale)
                     self.put(
-                        modality=kind, scale=scale, frame=frame, vision_input=feature,
+                        modality=kind, scale=scale, frame=frame, vision_input=feature, latent=latent,
                         position=torch.tensor([2.0 + frame, 2 + float(where[0]), 2 + float(where[1])]),
                         target_bits=self.draw(2, SIZES["bits"]).float(),
                     )  # fmt: skip

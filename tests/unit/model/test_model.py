@@ -11,6 +11,7 @@ from accordion.data.batch import AUDIO, IMAGE, TEXT, VIDEO
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.model import Model, SubmodelSpec, load_model, parameter_counts, save_model
 from accordion.model.attention import group_mask
+from accordion.model.losses import scale_weights
 from accordion.model.sampler import Draw
 from tests.unit.model.synthetic import small_batch, small_config
 
@@ -336,3 +337,21 @@ def test_damaged_or_foreign_files_are_refused(tmp_path):
 def test_a_batch_of_other_tokenizers_is_refused():
     with pytest.raises(DataError, match="5 vision bits"):
         build(small_config(bits=6)).outputs(small_batch())
+
+
+def test_bits_of_early_scales_count_more_in_what_is_minimised_and_as_they_are_in_what_is_told():
+    model, batch = build().train(), small_batch()
+    plain, weighed = model(batch), model(batch, scale_weight=1.0)
+    for name in ("image", "video"):
+        torch.testing.assert_close(weighed.means[name], plain.means[name])
+    assert set(plain.aims) == set(plain.means) and plain.aims["image"] is not weighed.aims["image"]
+    weight = scale_weights((1, 2, 4), 1.0)
+    assert weight.tolist() == pytest.approx([4 * w for w in (3 / 4, 3 / 8, 3 / 16)])
+    assert float(weight @ torch.tensor([1.0, 4.0, 16.0])) == pytest.approx(21)
+    assert scale_weights((1, 2, 4), 0.0).tolist() == [1, 1, 1]
+    outputs = model.outputs(batch)
+    bits = F.binary_cross_entropy_with_logits(outputs.vision, outputs.targets.bits, reduction="none").sum(1)
+    chosen = ~outputs.targets.video
+    own = scale_weights(model.config.scales, 1.0)[outputs.targets.scale]
+    by_hand = (bits * own)[chosen].sum() / plain.counts["image"]
+    torch.testing.assert_close(weighed.aims["image"], by_hand)

@@ -14,7 +14,7 @@ from accordion.errors import ArtifactError, ConfigError, TrainingDiverged
 from accordion.model import SubmodelSpec, load_model, save_model
 from accordion.observe import listening
 from accordion.store.manifest import Manifest
-from accordion.train.loop import TIMES, PosteriorScale, Trainer, corrupt_codes
+from accordion.train.loop import TIMES, PosteriorScale, Trainer
 from accordion.train.pretrain import pretrain
 from accordion.train.schedule import warmup_stable_decay
 from accordion.train.unigram import unigram_losses
@@ -208,17 +208,6 @@ def test_the_sampler_warms_up_then_draws_every_member_and_the_full_model(shards)
     assert 0.45 < share < 0.68  # half by full_share, an eighth of the rest by chance
     off = trainer(tiny_config(elastic={"enabled": False}), shards)
     assert all(off.sampler.draw(step, 4).specs is None for step in range(12))
-
-
-def test_code_noise_changes_what_is_read_and_not_what_is_predicted(shards):
-    batch = next(ShardLoader(shards, "train", batch=24, seed=0))
-    shape = model_config(tiny_config(), read_meta(shards))
-    noisy = corrupt_codes(batch, 0.5, shape, torch.Generator().manual_seed(0))
-    audio = batch.codes >= 0
-    assert torch.equal(noisy.codes >= 0, audio) and noisy.codes.max() < shape.audio_codebook
-    share = (noisy.codes != batch.codes)[audio].float().mean().item()
-    assert 0.5 * (1 - 1 / shape.audio_codebook) == pytest.approx(share, abs=0.08)
-    assert torch.equal(noisy.target_codes, batch.target_codes) and torch.equal(noisy.token, batch.token)
 
 
 def test_posterior_scaling_brings_modalities_to_one_interval():
