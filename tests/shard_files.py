@@ -28,9 +28,10 @@ def write_datasets(
         positions: split -> modality -> count, for meta.json.
         limit: sequences in a file.
     """
-    layout = record_type(facts["sequence"], facts["bits"], facts["audio_levels"])
     described = {}
     for split, datasets in splits.items():
+        sequence = next(iter(datasets.values()))["modality"].shape[1]
+        layout = record_type(sequence, facts["bits"], facts["audio_levels"])
         entries = {}
         for name, columns in datasets.items():
             with ShardWriter(folder / split / name, layout, limit) as writer:
@@ -40,6 +41,7 @@ def write_datasets(
             entries[name] = {"sequences": sum(writer.counts), "shards": writer.counts, "weight": weight}
         total = sum(entry["sequences"] for entry in entries.values())
         held = (positions or {}).get(split, {})
-        described[split] = {"sequences": total, "positions": held, "datasets": entries}
-    write_meta(folder, facts, layout, described)
+        described[split] = {"sequences": total, "sequence": sequence, "positions": held, "datasets": entries}
+    usual = record_type(facts["sequence"], facts["bits"], facts["audio_levels"])
+    write_meta(folder, facts, usual, described)
     return folder

@@ -252,6 +252,12 @@ class PackConfig(Settings):
         {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},
         description="share of the positions that training reads, by kind of document; text fills sequences of media",
     )
+    long_sequence: int = Field(
+        0,
+        ge=0,
+        description="positions in a sequence of stage 2 (pretrain.long_context), a multiple of sequence; 0: none",
+    )
+    long_positions: int = Field(400_000, ge=1, description="most positions of those sequences, before padding")
     window: int = Field(64, ge=1, description="sequences open at once while packing")
     shard_sequences: int = Field(2048, ge=1, description="sequences in a file, at most")
 
@@ -259,7 +265,18 @@ class PackConfig(Settings):
     def _whole(self) -> "PackConfig":
         if set(self.shares) != {"text", "image", "video", "audio"} or abs(sum(self.shares.values()) - 1) > 1e-6:
             raise ValueError("shares needs text, image, video and audio, adding up to 1")
+        if self.long_sequence and (self.long_sequence % self.sequence or self.long_sequence == self.sequence):
+            raise ValueError(f"long_sequence {self.long_sequence} must be a multiple of sequence, {self.sequence}")
         return self
+
+    @property
+    def splits(self) -> dict[str, "PackConfig"]:
+        """The splits to pack, each with the settings it is packed with."""
+        own = {"train": self, "val": self}
+        if self.long_sequence:
+            longer = {"sequence": self.long_sequence, "positions": self.long_positions, "seed": self.seed + 1}
+            own["long"] = self.model_copy(update=longer)
+        return own
 
 
 class ValidateShardsConfig(Settings):

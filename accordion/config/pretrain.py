@@ -143,7 +143,20 @@ class OptimizerConfig(Settings):
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
     warmup_steps: int = 20
-    decay_share: float = Field(0.3, ge=0, le=1)
+    decay_share: float = Field(0.3, ge=0, le=1, description="share of the steps over which the rate falls")
+    decay_to: float = Field(0.1, gt=0, le=1, description="what it falls to, as a factor")
+
+
+class LongContext(Settings):
+    """Stage 2: the last steps read long sequences (`pack.long_sequence`), as many positions in each.
+
+    The rate goes on from where stage 1 left it, along a cosine to a tenth; multi-token prediction counts less, and
+    the selection biases move a tenth as far (arXiv 2602.04705).
+    """
+
+    share: float = Field(0.0, ge=0, lt=1, description="of all steps; 0: there is no stage 2")
+    mtp_weight: float = Field(0.1, ge=0)
+    balance_step: float = Field(1e-4, ge=0)
 
 
 class BitFlips(Settings):
@@ -176,7 +189,11 @@ class PretrainConfig(Settings):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the products; bfloat16 is for GPUs, and many times slower on most CPUs"
     )
-    mtp_weight: float = 0.3
+    batch_ramp: float = Field(
+        0.0, ge=0, le=1, description="share of the steps over which the batch grows from a quarter to the whole"
+    )
+    long_context: LongContext = LongContext()
+    mtp_weight: float = Field(0.3, ge=0, description="of multi-token prediction beside the next token's loss")
     history_dropout: float = Field(0.1, ge=0, lt=1, description="chance that an earlier video frame is hidden")
     bit_flips: BitFlips = BitFlips()
     scale_weight: float = Field(
@@ -194,6 +211,11 @@ class PretrainConfig(Settings):
     checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of an unfinished run that stay on disk")
     validation_sequences: int = Field(64, ge=1, description="validation sequences each family member is judged on")
     family: tuple[MemberSpec, ...] = (MemberSpec(name="full", layers=8, experts=16, top_k=4), *MEMBERS)
+
+    @property
+    def first_steps(self) -> int:
+        """Steps of stage 1."""
+        return self.steps - round(self.steps * self.long_context.share)
 
 
 class AnalyseConfig(Settings):

@@ -65,6 +65,11 @@ class Profile(Settings):
             for axis in most
         ]
         lines = self._data_disagreements()
+        if self.pretrain.long_context.share and not self.pack.long_sequence:
+            lines.append(
+                f"pretrain.long_context.share: got {self.pretrain.long_context.share}; pack.long_sequence is 0, so "
+                "there is nothing to read: set it, or the share to 0"
+            )
         lines += [
             f"{path}: got {value}; pretrain.model has {most[path.rpartition('.')[2]]}"
             for path, value in asked

@@ -116,6 +116,15 @@ class ShardLoader:
         batch = read_places(self.datasets, self.places(position))
         return batch.pin_memory() if torch.cuda.is_available() else batch
 
+    def resize(self, batch: int) -> None:
+        """Read batches of `batch` sequences from here on; the order of the sequences stays."""
+        if batch == self.batch:
+            return
+        if batch < 1 or batch % self.ranks:
+            raise ConfigError(f"batch: got {batch}; wants a multiple of the number of ranks, {self.ranks}")
+        self.close()
+        self.batch = batch
+
     def state(self) -> dict[str, Any]:
         """Where the next batch begins and what that position refers to, as plain values for a checkpoint."""
         return {"position": self.position, **self._identity()}

@@ -40,27 +40,31 @@ WIDE = 64
 def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Path, audio: Path) -> dict[str, Any]:
     """Tokenize and pack both splits of `corpus` with the tokenizers in `text`, `vision` and `audio`.
 
+    With `config.long_sequence` the training documents are packed once more, into sequences of that length.
+
     Returns:
         for each split: sequences, documents and positions by modality, share of padding; the same and the
         weight for each of its datasets.
     """
     tokenizers = TextTokenizer.load(text), VisionTokenizer.load(vision), AudioTokenizer.load(audio)
-    assembler = Assembler(*tokenizers, sequence=config.sequence)
-    threads = torch.get_num_threads() if assembler.vision.config.channels >= WIDE else 1
+    threads = torch.get_num_threads() if tokenizers[1].config.channels >= WIDE else 1
     splits, metrics = {}, {}
-    for split in ("train", "val"):
+    for split, settings in config.splits.items():
+        assembler = Assembler(*tokenizers, sequence=settings.sequence)
+        documents = _documents(settings, corpus, split, assembler)
         with torch_threads(threads):
-            tallies = _write_split(config, out / split, _documents(config, corpus, split, assembler), assembler)
+            tallies = _write_split(settings, out / split, documents, assembler)
         whole = sum(tallies.values(), Tally())
-        if split == "train":
+        if split != "val":
             weights = blend_weights(dict(config.shares.items()), tallies)
         else:
             weights = {pool: sum(tally.shards) / sum(whole.shards) for pool, tally in tallies.items()}
         datasets = {pool.name: tally.to_json() | {"weight": weights[pool]} for pool, tally in tallies.items()}
         metrics[split] = whole.to_json() | {"datasets": datasets}
         stored = {pool.name: datasets[pool.name] | {"shards": tally.shards} for pool, tally in tallies.items()}
-        splits[split] = whole.to_json() | {"datasets": stored}
+        splits[split] = whole.to_json() | {"sequence": settings.sequence, "datasets": stored}
         say(f"pack {split}: {metrics[split]}")
+    assembler = Assembler(*tokenizers, sequence=config.sequence)
     write_meta(out, _facts(assembler), record_type(config.sequence, assembler.bits, assembler.levels), splits)
     return metrics
 
@@ -79,8 +83,8 @@ def _facts(assembler: Assembler) -> dict[str, Any]:
 
 
 def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:
-    """Every document of a split, kinds interleaved; of the training split at most each kind's share."""
-    if split != "train":
+    """Every document of a split, kinds interleaved; of the training splits at most each kind's share."""
+    if split == "val":
         streams = {
             "text": texts(corpus, split, assembler),
             "image": images(corpus, split, assembler),
@@ -88,6 +92,7 @@ def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assemble
             "audio": speech(corpus, split, assembler),
         }
         return interleave(streams, dict.fromkeys(streams, 1.0), None, where=f"{corpus}, split {split}")
+    split = "train"
     # a generator of its own for each stream: how far one is read must not change another
     rng = {kind: random.Random(f"{config.seed}/{kind}") for kind in config.shares}
     dropout = Dropout(config.dropout, config.seed) if config.dropout else None
@@ -270,7 +275,7 @@ def _write_split(
 ) -> dict[Pool, Tally]:
     """Pack and write the documents of one split; what each of its datasets holds."""
     layout = record_type(config.sequence, assembler.bits, assembler.levels)
-    training = folder.name == "train"
+    training = folder.name != "val"
     # held-out texts stay whole: what is cut off would be judged without its context
     packer = Packer(config.sequence, config.window, assembler.cut if training else None)
     tallies: dict[Pool, Tally] = {}

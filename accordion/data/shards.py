@@ -161,7 +161,8 @@ def write_meta(folder: Path, facts: Mapping[str, Any], layout: np.dtype, splits:
 
     Args:
         facts: sizes that the model and its readers need (`sequence`, `bits`, ...).
-        splits: for each split its counts and `datasets`: name -> {sequences, shards (sequences a file), weight, ...}.
+        splits: for each split its counts, its `sequence` where it is another, and `datasets`: name -> {sequences,
+            shards (sequences a file), weight, ...}.
     """
     meta = {**facts, "columns": describe(layout), "splits": splits}
     (folder / META).write_text(json.dumps(meta, indent=1) + "\n")
@@ -178,6 +179,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: not readable ({error}); {REMEDY}") from None
 
 
+def sequence_of(meta: Mapping[str, Any], split: str) -> int:
+    """Positions in a sequence of a split."""
+    return int(meta["splits"][split].get("sequence", meta["sequence"]))
+
+
 def open_split(folder: Path, split: str) -> dict[str, Dataset]:
     """The datasets of one split by name, in the order of meta.json.
 
@@ -187,8 +193,9 @@ def open_split(folder: Path, split: str) -> dict[str, Dataset]:
     meta = read_meta(folder)
     if split not in meta["splits"]:
         raise ArtifactError(f"{folder}: no split {split!r}; it has {', '.join(meta['splits'])}")
-    layout = record_type(meta["sequence"], meta["bits"], meta["audio_levels"])
-    stated, own = meta["columns"], describe(layout)
+    usual = record_type(meta["sequence"], meta["bits"], meta["audio_levels"])
+    layout = record_type(sequence_of(meta, split), meta["bits"], meta["audio_levels"])
+    stated, own = meta["columns"], describe(usual)
     if stated != own:
         differ = [name for name in sorted({*stated, *own}) if stated.get(name) != own.get(name)]
         lines = "; ".join(f"{name} {stated.get(name, 'absent')}, wanted {own.get(name, 'absent')}" for name in differ)

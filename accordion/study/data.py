@@ -156,6 +156,10 @@ class ResidentLoader:
         rows = self.next_rows()
         return self.data.batch(torch.from_numpy(rows).to(self.data.columns["token"].device))
 
+    def resize(self, batch: int) -> None:
+        """Read batches of `batch` sequences from here on."""
+        self.size = batch
+
     def next_rows(self) -> np.ndarray:
         """Advance by one batch and give the indices of its sequences."""
         rows = self.rows(self.position)

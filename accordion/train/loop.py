@@ -11,7 +11,7 @@ from torch import Tensor
 
 from accordion.config.pretrain import ModelConfig, PretrainConfig
 from accordion.data.batch import Batch
-from accordion.errors import TrainingDiverged
+from accordion.errors import ConfigError, TrainingDiverged
 from accordion.model import Model
 from accordion.model.files import load_weights
 from accordion.model.flops import RowCounts, row_counts, training_flops
@@ -20,7 +20,7 @@ from accordion.model.losses import MODALITIES
 from accordion.model.sampler import Draw, ElasticSampler
 from accordion.train.checkpoint import Snapshot
 from accordion.train.corruption import corrupt_codes, flip_bits
-from accordion.train.schedule import warmup_stable_decay
+from accordion.train.schedule import Conditions, conditions
 
 if TYPE_CHECKING:  # a trainer takes any endless batches with a position
     from accordion.data.loader import ShardLoader
@@ -80,13 +80,26 @@ class Trainer:
         config: settings of the run.
         shape: the model to build.
         loader: endless training batches.
+        long: the same of long sequences, for stage 2; None where there is none.
         device: where the model is and its steps are computed; chance is drawn on the CPU on every device.
     """
 
     def __init__(
-        self, config: PretrainConfig, shape: ModelConfig, loader: "ShardLoader", device: torch.device | str = "cpu"
+        self,
+        config: PretrainConfig,
+        shape: ModelConfig,
+        loader: "ShardLoader",
+        device: torch.device | str = "cpu",
+        *,
+        long: "ShardLoader | None" = None,
     ) -> None:
-        self.config, self.loader, self.device = config, loader, torch.device(device)
+        self.config, self.device = config, torch.device(device)
+        self._loader, self._long = loader, long
+        if config.long_context.share and long is None:
+            raise ConfigError(
+                f"pretrain.long_context.share: {config.long_context.share}, but there are no long sequences; "
+                "set pack.long_sequence, or the share to 0"
+            )
         self.model = Model(shape, seed=config.seed).train().to(self.device)
         self.optimizer = build_optimizer(self.model, config)
         self.scale = PosteriorScale(config.loss_memory)
@@ -106,7 +119,9 @@ class Trainer:
         Raises:
             TrainingDiverged: a loss or gradient is not finite; weights and optimizer are as before the step.
         """
-        start, position = time.monotonic(), self.loader.position
+        now, start = conditions(self.config, self.done), time.monotonic()
+        self._read_as(now)
+        position = self.loader.position
         given = next(self.loader)
         waited = time.monotonic() - start
         batch = self._corrupted(given).to(self.device)
@@ -118,7 +133,7 @@ class Trainer:
                 scale_weight=self.config.scale_weight,
             )  # fmt: skip
         means, before = losses.means, self.scale.copy()
-        total = self.scale.total(losses.aims, self.config.mtp_weight)
+        total = self.scale.total(losses.aims, now.mtp_weight)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
@@ -132,17 +147,30 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             what = "gradient" if math.isfinite(figures["loss/total"]) else "loss"
             raise self._diverged(what, {**figures, "gradient norm": norm_value}, batch, position)
-        rate = self._set_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = now.rate
         self.optimizer.step()
-        self.model.balance(self.config.balance_step)
+        self.model.balance(now.balance_step)
         self.done += 1
         self.tokens += sum(row.live for row in rows)
         self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
         self.seconds += time.monotonic() - start
         self.waited += waited
-        figures |= {"learning_rate": rate, "gradient_norm": norm_value}
+        figures |= {"learning_rate": now.rate, "gradient_norm": norm_value}
         self.curves.append(json.dumps({"step": self.done, **figures}))
         return figures
+
+    @property
+    def loader(self) -> "ShardLoader":
+        """Where the batches of the present stage come from."""
+        if self._long is not None and self.done >= self.config.first_steps:
+            return self._long
+        return self._loader
+
+    def _read_as(self, now: Conditions) -> None:
+        """Make the next batch as large as the schedule asks; long sequences are fewer, for as many positions."""
+        if self.config.batch_ramp and not now.long:
+            self._loader.resize(now.batch)
 
     def _corrupted(self, batch: Batch) -> Batch:
         """The batch as it is read in training: with mistakes in its history, and targets that mend them."""
@@ -167,15 +195,6 @@ class Trainer:
     def _generators(self) -> dict[str, torch.Generator]:
         return {"elastic": self.sampler.generator, "history": self.history, "noise": self.noise}
 
-    def _set_rate(self) -> float:
-        settings = self.config.optimizer
-        factor = warmup_stable_decay(
-            self.done, steps=self.config.steps, warmup=settings.warmup_steps, decay_share=settings.decay_share
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
-        return settings.learning_rate * factor
-
     def _diverged(self, what: str, values: dict[str, float], batch: Batch, position: int) -> TrainingDiverged:
         """The error that names the step, the figures, and the sequences whose loss alone is not finite."""
         sequences = [f"{dataset}/{row}" for dataset, row in self.loader.places(position)]
@@ -199,7 +218,8 @@ class Trainer:
             "flops": self.flops,
             "seconds": self.seconds,
             "waited": self.waited,
-            "loader": self.loader.state(),
+            "loader": self._loader.state(),
+            "long_loader": None if self._long is None else self._long.state(),
             "running_losses": self.scale.running,
             "expert_order": self.model.config.expert_order,
         }
@@ -226,7 +246,9 @@ class Trainer:
         self.done, self.tokens, self.seconds = facts["step"], facts["tokens"], facts.get("seconds", 0.0)
         self.flops = facts["flops"]
         self.waited = facts.get("waited", 0.0)
-        self.loader.restore(facts["loader"])
+        self._loader.restore(facts["loader"])
+        if self._long is not None:
+            self._long.restore(facts["long_loader"])
         self.scale.restore(facts["running_losses"], self.device)
         self.curves = list(snapshot.curves)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from accordion.config.pretrain import PretrainConfig, model_config
 from accordion.data.batch import MODALITIES as KINDS
 from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
-from accordion.data.shards import read_meta
+from accordion.data.shards import read_meta, sequence_of
 from accordion.device import training_device
-from accordion.errors import DataError
+from accordion.errors import ConfigError, DataError
 from accordion.model import SubmodelSpec, save_model
 from accordion.model.losses import MODALITIES
 from accordion.observe import progress, record, say
@@ -22,6 +22,8 @@ from accordion.train.checkpoint import newest_checkpoint, save_checkpoint
 from accordion.train.loop import TIMES, Trainer, precision
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import judge_member, validation_batches, validation_losses
+
+LONG = "long"  # the split of long sequences
 
 
 def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -> dict[str, Any]:
@@ -46,8 +48,12 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
         SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
     data = _validation(config, shards)
     identity = {"pretrain": json.loads(config.model_dump_json()), "shards": shards_digest(shards)}
-    with closing(ShardLoader(shards, "train", batch=config.batch, seed=config.seed)) as loader:
-        trainer = Trainer(config, shape, loader, training_device())
+    with ExitStack() as open_:
+        loader = open_.enter_context(closing(ShardLoader(shards, "train", batch=config.batch, seed=config.seed)))
+        long = long_loader(config, shards)
+        if long is not None:
+            open_.enter_context(closing(long))
+        trainer = Trainer(config, shape, loader, training_device(), long=long)
         snapshot = newest_checkpoint(resume, identity)
         if snapshot is not None:
             trainer.restore(snapshot)
@@ -63,6 +69,24 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
         del final.facts[name]
     final.write(state)
     return {**judge(trainer, config, shards, data), "steps": trainer.done}
+
+
+def long_loader(config: PretrainConfig, shards: Path) -> ShardLoader | None:
+    """The batches of stage 2: as many positions as those of stage 1; None where there is no stage 2.
+
+    Raises:
+        ConfigError: the shards hold no long sequences.
+    """
+    if not config.long_context.share:
+        return None
+    meta = read_meta(shards)
+    if LONG not in meta["splits"]:
+        raise ConfigError(
+            f"pretrain.long_context.share: {config.long_context.share}, but {shards} holds no long sequences; "
+            "set pack.long_sequence and pack again, or the share to 0"
+        )
+    batch = max(1, config.batch * meta["sequence"] // sequence_of(meta, LONG))
+    return ShardLoader(shards, LONG, batch=batch, seed=config.seed)
 
 
 def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from accordion.config.pretrain import MemberSpec, model_config
+from accordion.config.pretrain import MemberSpec, PretrainConfig, model_config
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.device import device, training_device
@@ -15,11 +15,10 @@ from accordion.model import SubmodelSpec, load_model, save_model
 from accordion.observe import listening
 from accordion.store.manifest import Manifest
 from accordion.train.loop import TIMES, PosteriorScale, Trainer
-from accordion.train.pretrain import pretrain
-from accordion.train.schedule import warmup_stable_decay
+from accordion.train.pretrain import long_loader, pretrain
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import validation_batches
-from tests.unit.train.synthetic_shards import small_columns, tiny_config, write_columns, write_shards
+from tests.unit.train.synthetic_shards import LENGTH, small_columns, tiny_config, write_columns, write_shards
 
 
 @pytest.fixture
@@ -231,12 +230,6 @@ def test_a_gpu_that_is_not_there_is_a_clear_error():
             training_device()
 
 
-def test_the_schedule_rises_stays_and_falls():
-    rate = [warmup_stable_decay(step, steps=100, warmup=10, decay_share=0.3) for step in range(100)]
-    assert rate[0] == pytest.approx(1 / 11) and rate[10:71] == [1.0] * 61
-    assert rate[71:] == sorted(rate[71:], reverse=True) and 0.1 < rate[-1] < 0.14
-
-
 def test_unigram_losses_are_the_entropies_of_the_marginals(shards):
     config = model_config(tiny_config(), read_meta(shards))
     losses = unigram_losses(shards, config, validation_batches(shards, 64))
@@ -247,3 +240,56 @@ def test_unigram_losses_are_the_entropies_of_the_marginals(shards):
     assert losses["text"] == pytest.approx(expected)
     assert losses["image"] == pytest.approx(np.log(2), abs=0.02)  # fair random bits
     assert losses["audio"] < np.log(config.audio_codebook + 1)
+
+
+@pytest.fixture
+def staged(tmp_path):
+    """Shards with long sequences, twice as long as the others."""
+    long = small_columns(12, seed=5)
+    double = {name: np.concatenate([part[:6], part[6:]], 1) for name, part in long.items()}
+    for name, last in (("document", 4), ("group", 100)):  # the second half goes on counting
+        half = double[name][:, LENGTH:]
+        half[half >= 0] += last
+    splits = {"train": small_columns(24, seed=0), "val": small_columns(8, seed=1), "long": double}
+    return write_columns(tmp_path / "staged", splits)
+
+
+def test_stage_two_reads_long_sequences_with_a_cosine_and_resumes_bitwise(tmp_path, staged):
+    stages = {"share": 0.5, "mtp_weight": 0.1, "balance_step": 1e-5}
+    config = PretrainConfig.parse(
+        {**tiny_config(steps=8).model_dump(), "long_context": stages, "batch_ramp": 0.5}
+    )  # fmt: skip
+
+    def staged_trainer():
+        loader = ShardLoader(staged, "train", batch=config.batch, seed=0)
+        return Trainer(config, model_config(config, read_meta(staged)), loader, long=long_loader(config, staged))
+
+    whole, read = staged_trainer(), []
+    for _ in range(8):
+        before = whole.tokens
+        whole.step()
+        read.append(whole.tokens - before)
+    assert whole.snapshot().facts["long_loader"]["position"] == 4 * 2  # half as many sequences, twice as long
+    assert whole.snapshot().facts["loader"]["position"] == 1 + 1 + 2 + 3
+    assert max(read[:2]) < read[3] < min(read[4:])
+    rates = [json.loads(line)["learning_rate"] for line in whole.curves]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1 * config.optimizer.learning_rate * config.optimizer.decay_to)
+    first, second = staged_trainer(), staged_trainer()
+    for _ in range(6):
+        first.step()
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    first.snapshot().write(folder)
+    second.restore(first.snapshot().read(folder))
+    for _ in range(2):
+        second.step()
+    assert second.curves == whole.curves
+
+
+def test_stage_two_without_long_sequences_is_refused(tmp_path, shards):
+    config = PretrainConfig.parse({**tiny_config().model_dump(), "long_context": {"share": 0.5}})
+    with pytest.raises(ConfigError, match=r"holds no long sequences; set pack\.long_sequence"):
+        run(tmp_path, config, shards, "a")
+    with pytest.raises(ConfigError, match="there are no long sequences"):
+        trainer(config, shards)
