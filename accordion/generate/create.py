@@ -166,7 +166,8 @@ class Creator:
         generator, ids = sampling.generator(), []
         for count in range(longest):
             logits = stream.token_logits(states).clone()
-            logits[[id_ for id_ in range(SPECIAL) if id_ != EOS]] = float("-inf")  # control ids are not text
+            # control ids are not text, and an answer has at least one token
+            logits[[id_ for id_ in range(SPECIAL) if id_ != EOS or not ids]] = float("-inf")
             ids.append(draw(logits, sampling, generator))
             if ids[-1] == EOS or count + 1 == longest:
                 break

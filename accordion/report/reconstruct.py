@@ -85,9 +85,9 @@ def sounds_by_codes(tokenizer: Path, corpus: Path, *, count: int) -> list[Sound]
     for language, row in sorted(by_language.items())[:count]:
         pcm = read_pcm(row["pcm"], row["rate"], row["transcript"], model.config.sample_rate)
         codes = model.encode(pcm, row["rate"])
-        decoded = {used: _samples(model.decode(codes[:, :used])[: len(pcm)]) for used in numbers}
+        decoded = {used: samples(model.decode(codes[:, :used])[: len(pcm)]) for used in numbers}
         sounds.append(Sound(transcript=row["transcript"], language=language, rate=row["rate"],
-                            original=_samples(pcm), decoded=decoded))  # fmt: skip
+                            original=samples(pcm), decoded=decoded))  # fmt: skip
     return sounds
 
 
@@ -100,6 +100,6 @@ def spectrogram(samples: np.ndarray) -> np.ndarray:
     return (loudness.clamp(0, 1) * 255).byte().flip(0).numpy()
 
 
-def _samples(pcm: torch.Tensor) -> np.ndarray:
+def samples(pcm: torch.Tensor) -> np.ndarray:
     """Floats in [-1, 1] as int16."""
     return (pcm.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()

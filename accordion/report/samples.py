@@ -2,7 +2,7 @@
 
 import io
 import wave
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,15 +131,22 @@ def players(sounds: "Sequence[Sound]", caption: str) -> Markup:
         versions = {"original": sound.original} | {
             f"{used} code{'s' if used > 1 else ''}": pcm for used, pcm in sound.decoded.items()
         }
-        tags = "".join(
-            f'<div>{name} <audio controls preload="none" aria-label="{name} of: {escape(sound.transcript)}" '
-            f'src="{data_uri(wav(pcm, sound.rate), "audio/wav")}"></audio></div>'
-            for name, pcm in versions.items()
-        )
-        items.append(
-            f'<div><p lang="{escape(sound.language)}">“{escape(sound.transcript)}” ({escape(sound.language)})</p>'
-            f"{tags}</div>"
-        )
+        items.append(player(sound.transcript, sound.language, sound.rate, versions))
+    return heard(items, caption)
+
+
+def player(transcript: str, language: str, rate: int, versions: Mapping[str, np.ndarray]) -> Markup:
+    """A transcript and a player for each version of it, int16 samples by name."""
+    tags = "".join(
+        f'<div>{name} <audio controls preload="none" aria-label="{name} of: {escape(transcript)}" '
+        f'src="{data_uri(wav(pcm, rate), "audio/wav")}"></audio></div>'
+        for name, pcm in versions.items()
+    )
+    return Markup(f'<div><p lang="{escape(language)}">“{escape(transcript)}” ({escape(language)})</p>{tags}</div>')
+
+
+def heard(items: Sequence[Markup], caption: str) -> Markup:
+    """A figure of players."""
     return Markup(
         f'<figure><div class="sounds">{"".join(items)}</div><figcaption>{escape(caption)}</figcaption></figure>'
     )
@@ -186,3 +193,45 @@ def reconstructions(run: RunFigures) -> list[Markup]:
                 )
             )
     return media
+
+
+def generated(run: RunFigures) -> "tuple[list[Markup], list[tuple[str, str, str]]]":
+    """What the pre-trained model makes of validation records, and what it says of them, where the artifacts are there.
+
+    Returns:
+        figures, and rows (what was asked, in truth, the model).
+    """
+    needed = ("pretrain", "ingest", "text_tokenizer", "vision_tokenizer", "audio_tokenizer")
+    folders = [run.folders.get(stage) for stage in needed]
+    if any(folder is None or not folder.is_dir() for folder in folders):
+        return [], []
+    from accordion.report.generated import generate  # torch: only for this
+    from accordion.report.reconstruct import spectrogram
+
+    checkpoint, corpus, *tokenizers = (folder for folder in folders if folder is not None)
+    made, media = generate(checkpoint, tokenizers, corpus), []
+    if made.drawn is not None:
+        listed = "; ".join(f"“{caption}”" for caption in made.captions)
+        caption = (
+            f"Images for the captions of validation images, drawn once each, nothing picked: {listed}. The real image, "
+            "what its codes give back (the best the model could do), one drawn from the caption, one with guidance 2."
+        )
+        told = f"{len(made.captions)} real images, each beside its reconstruction and two that the model drew"
+        media.append(picture(contact_sheet(made.drawn.columns, made.drawn.pictures), caption, told))
+    if made.films is not None:
+        caption = "Validation clips (above) and films that the model made from their caption and first frame (below)."
+        media.append(picture(contact_sheet(made.films.columns, made.films.pictures), caption, caption))
+    if made.voices:
+        items = [player(each.transcript, each.language, each.rate, each.versions) for each in made.voices]
+        media.append(heard(items, "Validation speech: real, from its codes, and the same words spoken by the model."))
+        first = made.voices[0].versions
+        sheet = spectrogram_sheet([spectrogram(pcm) for pcm in _of_one_length(list(first.values()))])
+        caption = f"Spectrograms of “{made.voices[0].transcript}” up to 4 kHz: {', '.join(first)}."
+        media.append(picture(sheet, caption, "three spectrograms below each other"))
+    return media, list(made.said)
+
+
+def _of_one_length(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Clips (n,) with silence behind the shorter ones."""
+    longest = max(map(len, clips))
+    return [np.pad(clip, (0, longest - len(clip))) for clip in clips]

@@ -1,7 +1,7 @@
 """The sections on tokenizers, pre-training, the elastic family, routing and post-training."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accordion.extract.plot import pareto
@@ -73,6 +73,7 @@ def pretraining(run: RunFigures, summary: Summary) -> Section:
         )
         for modality in MODALITIES
     ]
+    media, said = samples.generated(run)
     finding = "On validation data the full model is under the unigram baseline by " + (
         listing([f"{gains[m]:.0%} for {m}" for m in MODALITIES]) + "."
     )
@@ -81,15 +82,23 @@ def pretraining(run: RunFigures, summary: Summary) -> Section:
         title="Pre-training",
         finding=finding,
         drawings=drawings,
+        media=media,
         tables=[
             Table(
                 caption="Validation loss in nats",
                 header=("modality", "full model", "unigram", "difference", "for each"),
                 rows=rows,
                 words=("modality", "for each"),
-            )
+            ),
+            *([_said(said)] if said else []),
         ],
     )
+
+
+def _said(rows: Sequence[tuple[str, str, str]]) -> Table:
+    header = ("asked", "in truth", "the model")
+    caption = "What the pre-trained model says of validation records, one answer each, nothing picked"
+    return Table(caption=caption, header=header, rows=rows, words=header)
 
 
 def elastic(run: RunFigures, summary: Summary) -> Section:

@@ -183,7 +183,7 @@ def test_other_settings_and_other_data_are_refused_with_the_difference(tmp_path,
 
 def test_a_non_finite_loss_stops_before_the_optimizer_and_names_the_sequence(tmp_path):
     columns = small_columns(24, seed=0)
-    columns["vision_input"][5] = np.nan
+    columns["position"][5] = np.nan
     shards = write_columns(tmp_path / "shards", {"train": columns})
     learner = trainer(tiny_config(batch=24), shards)
     before = {name: weight.detach().clone() for name, weight in learner.model.named_parameters()}
