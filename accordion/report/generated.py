@@ -100,7 +100,7 @@ def _drawn(creator: Creator, corpus: Path, count: int) -> tuple[Grid | None, lis
     for row in rows:
         real = _real(creator, row)
         coded = creator.vision.decode(creator.vision.encode(real[None, None]))[0]
-        made = [creator.draw(row["caption"], Sampling(seed=seed, guidance=weight)) for seed, weight in ((0, 1), (1, 2))]
+        made = [creator.draw(row["caption"], Sampling(seed=len(pictures), guidance=weight)) for weight in (1, 2)]
         pictures.append(_pixels(torch.stack([real, *coded, *made])))
     columns = ("real", "its codes", "drawn", "guidance 2")
     return (Grid(columns=columns, pictures=np.stack(pictures)) if rows else None), [row["caption"] for row in rows]
