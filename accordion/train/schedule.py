@@ -51,7 +51,7 @@ def conditions(config: PretrainConfig, step: int) -> Conditions:
     settings, long = config.optimizer, config.long_context
     first = config.first_steps
     rates = {"warmup": settings.warmup_steps, "decay_share": settings.decay_share, "to": settings.decay_to}
-    if step < first:
+    if step < first or not long.share:
         rate = settings.learning_rate * warmup_stable_decay(step, steps=first, **rates)
         batch = ramped(step, steps=round(config.steps * config.batch_ramp), batch=config.batch)
         return Conditions(rate, batch, False, config.mtp_weight, config.balance_step)

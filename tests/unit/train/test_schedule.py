@@ -34,3 +34,8 @@ def test_stage_two_goes_on_from_where_stage_one_ends_to_a_tenth_of_it():
 def test_a_ramp_never_reads_nothing_and_none_is_the_whole_batch():
     assert [ramped(step, steps=3, batch=2) for step in range(5)] == [1, 1, 2, 2, 2]
     assert ramped(0, steps=0, batch=8) == 8 and ramped(0, steps=10, batch=1) == 1
+
+
+def test_a_step_beyond_the_last_is_like_the_last():
+    config = PretrainConfig.parse({"steps": 4, "optimizer": {"warmup_steps": 1}})
+    assert not conditions(config, 4).long and conditions(config, 4).rate <= conditions(config, 3).rate
