@@ -172,7 +172,7 @@ class Creator:
             if ids[-1] == EOS or count + 1 == longest:
                 break
             states = stream.tokens(ids[-1:])
-        return self.text.decode([id_ for id_ in ids if id_ != EOS])
+        return whole_characters(self.text.decode([id_ for id_ in ids if id_ != EOS]))
 
     def _stream(self, length: int) -> Stream:
         if length > LONGEST_PROMPT:
@@ -182,3 +182,8 @@ class Creator:
     def _cells(self) -> int:
         """Positions of a frame."""
         return sum(side * side for side in self.model.config.scales)
+
+
+def whole_characters(text: str) -> str:
+    """The text with a replacement character for each half of a pair that a model wrote alone: no file takes those."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

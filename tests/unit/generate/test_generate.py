@@ -10,6 +10,7 @@ from accordion.data.tokenizers.text import SPECIAL
 from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.errors import DataError, TrainingDiverged
 from accordion.generate import Creator, Sampling
+from accordion.generate.create import whole_characters
 from accordion.generate.sampling import draw, draw_bits
 from accordion.generate.stream import Stream
 from accordion.model import Model
@@ -153,3 +154,8 @@ def test_tokenizers_of_another_model_are_refused(model, tools):
         Creator(model, other).draw("x", Sampling())
     with pytest.raises(DataError, match="at most 4096"):
         Creator(model, tools).continue_text([1] * 5000, Sampling(), longest=1)
+
+
+def test_half_a_character_is_replaced_so_that_any_answer_can_be_printed():
+    assert whole_characters("a\ud83cb\U0001f600\udc67") == "a\ufffdb\U0001f600\ufffd"
+    assert whole_characters("всё 漢字") == "всё 漢字"
