@@ -23,6 +23,8 @@ BENCHMARKS = {
     "media-tokenizers": "benchmarks.media_tokenizers",
     "elasticity": "benchmarks.elasticity",
     "extraction": "benchmarks.extraction",
+    "moe-layer": "benchmarks.moe_layer",
+    "train-step": "benchmarks.train_step",
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

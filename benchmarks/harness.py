@@ -24,7 +24,18 @@ from accordion.observe import progress
 from accordion.store.atomic import atomic_write
 
 Figures = Mapping[str, float]
-PACKAGES = ("torch", "onnxruntime", "tritonclient", "flytekit", "mlflow", "dvc", "tokenizers", "tiktoken")
+PACKAGES = (
+    "torch",
+    "megatron-core",
+    "transformers",
+    "onnxruntime",
+    "tritonclient",
+    "flytekit",
+    "mlflow",
+    "dvc",
+    "tokenizers",
+    "tiktoken",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,10 +177,25 @@ class BitFlips(Settings):
         return self
 
 
+class ParallelConfig(Settings):
+    """Over how many ranks what is split; the ranks that are left over each train on their part of every batch."""
+
+    expert: int = Field(1, ge=1, description="experts of a layer over so many ranks (megatron)")
+    tensor: int = Field(1, ge=1, description="heads, shared experts and positions over so many ranks (megatron)")
+    context: int = Field(1, ge=1, description="positions over so many ranks, attention included (megatron)")
+    shard: bool = Field(
+        False, description="plain: weights, gradients and optimizer over all ranks (FSDP2), not a copy on each (DDP)"
+    )
+
+
 class PretrainConfig(Settings):
     """Elastic MoE pre-training."""
 
     seed: int = 0
+    engine: Literal["plain", "megatron"] = Field(
+        "plain", description="what runs the layers: plain PyTorch, or Megatron-Core with its kinds of parallelism"
+    )
+    parallel: ParallelConfig = ParallelConfig()
     model: ModelShape = ModelShape()
     elastic: ElasticConfig = ElasticConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -216,6 +231,23 @@ class PretrainConfig(Settings):
     def first_steps(self) -> int:
         """Steps of stage 1."""
         return self.steps - round(self.steps * self.long_context.share)
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> "PretrainConfig":
+        parallel, model = self.parallel, self.model
+        split = {name: getattr(parallel, name) for name in ("expert", "tensor", "context")}
+        if self.engine == "plain" and (asked := [name for name, size in split.items() if size > 1]):
+            raise ValueError(f"parallel.{asked[0]} above 1 needs engine: megatron; the plain engine has DDP and shard")
+        if self.engine == "megatron" and parallel.shard:
+            raise ValueError("parallel.shard belongs to engine: plain; Megatron-Core splits its optimizer by itself")
+        for name, what, size in (
+            ("expert", "experts", model.experts),
+            ("tensor", "heads", model.heads),
+            ("tensor", "shared_hidden", model.shared_hidden),
+        ):
+            if size % split[name]:
+                raise ValueError(f"parallel.{name} is {split[name]}; it must divide model.{what}, which is {size}")
+        return self
 
 
 class AnalyseConfig(Settings):

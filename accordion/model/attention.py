@@ -1,5 +1,7 @@
 """Self-attention with rotary (t, h, w) positions and normalised queries and keys, and the masks it obeys."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,19 +74,37 @@ def additive(mask: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=kind, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
-def draw_hidden_frames(batch: Batch, chance: float, generator: torch.Generator) -> Tensor | None:
+def draw_hidden_frames(
+    batch: Batch,
+    chance: float,
+    generator: torch.Generator,
+    *,
+    rows: slice | None = None,
+    parts: int = 1,
+    largest: Callable[[list[int]], list[int]] = list,
+) -> Tensor | None:
     """Draw which video frames are hidden from later ones: (B, S) bool, or None when there is nothing to hide.
 
-    `generator` is one of the CPU, so that every device draws alike.
+    `generator` is one of the CPU, so that every device draws alike. Where a batch is spread over processes, each
+    draws for all of it and takes its own: what is hidden does not depend on their number.
+
+    Args:
+        rows: this process's rows of the whole batch, which is `parts` times as large; None: all.
+        largest: for each number the largest of all processes.
     """
-    if chance == 0 or not bool((batch.modality == VIDEO).any()):
+    if chance == 0:
         return None
-    frames = int(batch.frame.max()) + 1
-    documents = int(batch.document.max()) + 1
-    drawn = (torch.rand(len(batch.document), documents, frames, generator=generator) < chance).to(batch.frame.device)
-    rows = torch.arange(len(batch.document), device=batch.frame.device).unsqueeze(1)
-    hidden = drawn[rows, batch.document.clamp_min(0).long(), batch.frame.clamp_min(0).long()]
-    return hidden & (batch.modality == VIDEO)
+    video = batch.modality == VIDEO
+    most = torch.stack((batch.document.max(), batch.frame.masked_fill(~video, -1).max()))
+    documents, frames = largest([number + 1 for number in most.tolist()])
+    if not frames:
+        return None
+    drawn = torch.rand(parts * len(batch.document), documents, frames, generator=generator) < chance
+    drawn = (drawn if rows is None else drawn[rows]).to(batch.frame.device)
+    index = torch.arange(len(batch.document), device=batch.frame.device).unsqueeze(1)
+    return (
+        drawn[index, batch.document.clamp_min(0).long(), batch.frame.clamp_min(0).long().clamp_max(frames - 1)] & video
+    )
 
 
 def causal_mask(mask: Tensor, bidirectional: bool = False) -> Tensor:

@@ -173,11 +173,14 @@ class LayerPlan:
 EVERYTHING = LayerPlan(None, None, None)
 
 
-def plan_layers(config: ModelConfig, specs: Sequence[SubmodelSpec] | None, rows: int) -> list[LayerPlan | None]:
+def plan_layers(
+    config: ModelConfig, specs: Sequence[SubmodelSpec] | None, rows: int, anyway: frozenset[int] = frozenset()
+) -> list[LayerPlan | None]:
     """For each layer its plan, or None where no row passes through it.
 
     Args:
         specs: one for each of the `rows` rows of the batch; None: every row runs the full model.
+        anyway: layers that are run for no row rather than left out, since another process waits for this one there.
     """
     if specs is None:
         return [EVERYTHING] * config.layers
@@ -192,7 +195,7 @@ def plan_layers(config: ModelConfig, specs: Sequence[SubmodelSpec] | None, rows:
     found: list[LayerPlan | None] = []
     for layer in range(config.layers):
         kept = [_kept(spec, layer) for spec in distinct]
-        if all(part is None for part in kept):
+        if layer not in anyway and all(part is None for part in kept):
             found.append(None)
             continue
         key = (config.experts[layer], config.top_k[layer], *kept)
@@ -223,7 +226,7 @@ def _plan_layer(experts: int, own: int, kept: Sequence[tuple[tuple[int, ...], in
     top_k = [count for _, (_, count) in here]
     same = all(count == own for count in top_k)
     return LayerPlan(
-        rows=None if len(here) == len(kept) else torch.tensor([row for row, _ in here]),
+        rows=None if len(here) == len(kept) else torch.tensor([row for row, _ in here], dtype=torch.int64),
         eligible=None if whole else eligible,
         top_k=None if same else torch.tensor(top_k),
         slots=None if same else max(top_k),

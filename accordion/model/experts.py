@@ -95,11 +95,10 @@ class GroupedExperts(torch.autograd.Function):
         grad_active = _by_group(grad_rows, second.transpose(1, 2), groups)
         grad_out = _outer_by_group(active, grad_rows, groups, counts)
         gate, up = both.chunk(2, -1)
-        sigmoid = gate.sigmoid()
-        silu = gate * sigmoid
         grad_both = torch.empty_like(both)
-        torch.mul(grad_active * up, sigmoid + silu * (1 - sigmoid), out=grad_both[:, : active.shape[1]])
-        torch.mul(grad_active, silu, out=grad_both[:, active.shape[1] :])
+        half = active.shape[1]
+        torch.ops.aten.silu_backward.grad_input(grad_active * up, gate, grad_input=grad_both[:, :half])
+        torch.mul(grad_active, F.silu(gate), out=grad_both[:, half:])
         grad_inputs = _by_group(grad_both, first.transpose(1, 2), groups)
         grad_in = _outer_by_group(inputs, grad_both, groups, counts)
         grad_x = grad_inputs.index_select(0, place).view(-1, slots, grad.shape[1]).sum(1, dtype=grad.dtype)
@@ -143,9 +142,11 @@ def _outer_by_group(left: Tensor, right: Tensor, groups: Groups, counts: Tensor)
     if isinstance(groups, Tensor):
         whole = F.grouped_mm(left.t(), right, offs=groups)
         return whole.masked_fill_((counts == 0)[:, None, None], 0.0)
-    result = left.new_zeros(len(counts), left.shape[1], right.shape[1])
+    result = left.new_empty(len(counts), left.shape[1], right.shape[1])  # most of it is written only once
     for expert, span in groups:
         torch.mm(left[span].t(), right[span], out=result[expert])
+    if len(groups) < len(counts):
+        result[counts == 0] = 0.0
     return result
 
 

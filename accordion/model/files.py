@@ -1,5 +1,6 @@
 """A model on disk: `model.safetensors` and `config.json`, written whole, checked name by name when read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -63,13 +64,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path}: not a whole safetensors file ({error}); restore the folder") from None
 
 
-def load_weights(model: Model, tensors: dict[str, Tensor], *, where: str) -> None:
-    """Copy `tensors` into `model` after checking that every name, shape and type is the expected one.
+def load_weights(model: Model, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy `tensors` into `model` after `check_weights`."""
+    wanted = model.state_dict()
+    check_weights(wanted, tensors, where=where)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
+
+
+def check_weights(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Check that every name, shape and type of `tensors` is the one of `wanted`.
 
     Raises:
         ArtifactError: lists each tensor that is missing, extra, or of another shape or type.
     """
-    wanted = model.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is unknown" for name in tensors if name not in wanted]
     for name, tensor in wanted.items():
@@ -80,6 +89,3 @@ def load_weights(model: Model, tensors: dict[str, Tensor], *, where: str) -> Non
             )
     if problems:
         raise ArtifactError(f"{where}: {'; '.join(problems[:10])}; the weights and config.json do not belong together")
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(tensors[name])

@@ -13,13 +13,15 @@ from accordion.model.model import Model
 
 def measure_importance(model: Model, on: bool) -> None:
     """Let every layer add up the gates its experts receive from now on, or stop."""
-    for layer in model.layers:
-        layer.moe.measuring = on
+    for _, router in model.layers.routers():
+        router.measuring = on
 
 
 def importance_order(model: Model) -> tuple[tuple[int, ...], ...]:
     """For each layer its experts, that of the largest gate mass measured so far first."""
-    return tuple(tuple(layer.moe.mass.argsort(descending=True, stable=True).tolist()) for layer in model.layers)
+    return tuple(
+        tuple(router.mass.argsort(descending=True, stable=True).tolist()) for _, router in model.layers.routers()
+    )
 
 
 @torch.no_grad()
@@ -27,11 +29,13 @@ def rank_experts(model: Model, data: Iterable[Batch]) -> tuple[tuple[int, ...], 
     """The order of a trained model's experts by their gate mass on `data`."""
     training = model.training
     model.eval()
-    for layer in model.layers:
-        layer.moe.mass.zero_()
+    for _, router in model.layers.routers():
+        router.mass.zero_()
     measure_importance(model, True)
     for batch in data:
         model.outputs(batch)
     measure_importance(model, False)
+    for _, router in model.layers.routers():
+        router.settle()
     model.train(training)
     return importance_order(model)

@@ -10,8 +10,8 @@ from torch import Tensor
 Rope = tuple[Tensor, Tensor]  # cosines, sines: (B, 1, S, D/2) each
 
 
-def rope_table(positions: Tensor, head_width: int, base: float) -> Rope:
-    """Cosines and sines of the rotation angles.
+def rope_angles(positions: Tensor, head_width: int, base: float) -> Tensor:
+    """Rotation angles (B, S, D/2).
 
     Args:
         positions: (B, S, 3) float, (t, h, w) of each position.
@@ -21,7 +21,12 @@ def rope_table(positions: Tensor, head_width: int, base: float) -> Rope:
     pairs = head_width // 2
     index = torch.arange(pairs, device=positions.device)
     frequency = base ** (-index.float() / pairs)  # (D/2,)
-    angle = positions.float().index_select(-1, index % 3) * frequency  # (B, S, D/2)
+    return positions.float().index_select(-1, index % 3) * frequency
+
+
+def rope_table(positions: Tensor, head_width: int, base: float) -> Rope:
+    """Cosines and sines of the angles, see `rope_angles`."""
+    angle = rope_angles(positions, head_width, base)
     return angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)
 
 

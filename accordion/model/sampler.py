@@ -18,11 +18,22 @@ class Draw:
         specs: for each row its sub-model; None: all rows in full.
         twins: rows, ascending, that run in full as well and learn from those predictions.
         weight: of those predictions against the data, in the loss of these rows.
+        anyway: layers that are run even where none of these rows keeps them, since rows of another process do.
     """
 
     specs: list[SubmodelSpec] | None = None
     twins: tuple[int, ...] = ()
     weight: float = 0.0
+    anyway: frozenset[int] = frozenset()
+
+    def part(self, rows: slice) -> "Draw":
+        """What these rows of the batch run, where the other rows are another process's."""
+        if self.specs is None:
+            return self
+        every = range(self.specs[0].layers[-1] + 1)  # the top layer always stays
+        kept = every if self.twins else {layer for spec in self.specs for layer in spec.layers}
+        twins = tuple(twin - rows.start for twin in self.twins if rows.start <= twin < rows.stop)
+        return Draw(self.specs[rows], twins, self.weight, frozenset(kept))
 
 
 class ElasticSampler:

@@ -13,13 +13,15 @@ from accordion.config.pretrain import ModelConfig, PretrainConfig
 from accordion.data.batch import Batch
 from accordion.errors import ConfigError, TrainingDiverged
 from accordion.model import Model
-from accordion.model.files import load_weights
+from accordion.model.attention import draw_hidden_frames
 from accordion.model.flops import RowCounts, row_counts, training_flops
 from accordion.model.importance import importance_order, measure_importance
 from accordion.model.losses import MODALITIES
 from accordion.model.sampler import Draw, ElasticSampler
 from accordion.train.checkpoint import Snapshot
 from accordion.train.corruption import corrupt_codes, flip_bits
+from accordion.train.engine import build_engine
+from accordion.train.ranks import Ranks
 from accordion.train.schedule import Conditions, conditions
 
 if TYPE_CHECKING:  # a trainer takes any endless batches with a position
@@ -79,9 +81,11 @@ class Trainer:
     Args:
         config: settings of the run.
         shape: the model to build.
-        loader: endless training batches.
+        loader: endless training batches, this process's part of each.
         long: the same of long sequences, for stage 2; None where there is none.
         device: where the model is and its steps are computed; chance is drawn on the CPU on every device.
+        ranks: this process among all. Chance is drawn for whole batches, and figures are those of whole batches, so
+            that a run on several processes is the run on one.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         *,
         long: "ShardLoader | None" = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.config, self.device = config, torch.device(device)
         self._loader, self._long = loader, long
@@ -100,8 +105,8 @@ class Trainer:
                 f"pretrain.long_context.share: {config.long_context.share}, but there are no long sequences; "
                 "set pack.long_sequence, or the share to 0"
             )
-        self.model = Model(shape, seed=config.seed).train().to(self.device)
-        self.optimizer = build_optimizer(self.model, config)
+        self.ranks = Ranks() if ranks is None else ranks
+        self.engine = build_engine(config, shape, self.device, self.ranks)
         self.scale = PosteriorScale(config.loss_memory)
         self.sampler = ElasticSampler(shape, config.elastic, steps=config.steps, seed=config.seed + ELASTIC_SEED)
         self.history = torch.Generator().manual_seed(config.seed + HISTORY_SEED)
@@ -124,33 +129,29 @@ class Trainer:
         position = self.loader.position
         given = next(self.loader)
         waited = time.monotonic() - start
-        batch = self._corrupted(given).to(self.device)
         self._rank_experts()
-        draw = self.draw(len(batch))
+        batch, draw, hidden = self._prepare(given)
         with precision(self.config, self.device):
-            losses = self.model(
-                batch, draw, history_dropout=self.config.history_dropout, generator=self.history,
-                scale_weight=self.config.scale_weight,
+            losses = self.engine.losses(
+                batch, draw.part(self.ranks.part(len(batch))), hidden, self.config.scale_weight
             )  # fmt: skip
-        means, before = losses.means, self.scale.copy()
-        total = self.scale.total(losses.aims, now.mtp_weight)
-        self.optimizer.zero_grad(set_to_none=True)
+        means, aims, before = *self.ranks.means(losses), self.scale.copy()
+        total = self.scale.total(aims, now.mtp_weight)
+        self.engine.zero()
         total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
-        counts = row_counts(batch)
+        norm = self.engine.clip(self.config.optimizer.clip)
         figures, rows = _read(
-            {**{f"loss/{name}": mean for name, mean in means.items()}, "loss/total": total, "norm": norm}, counts
+            {**{f"loss/{name}": mean for name, mean in means.items()}, "loss/total": total, "norm": norm},
+            self.ranks.all_rows(row_counts(batch)),
         )
         norm_value = figures.pop("norm")
         if not (math.isfinite(figures["loss/total"]) and math.isfinite(norm_value)):
             self.scale = before
-            self.optimizer.zero_grad(set_to_none=True)
+            self.engine.zero()
             what = "gradient" if math.isfinite(figures["loss/total"]) else "loss"
             raise self._diverged(what, {**figures, "gradient norm": norm_value}, batch, position)
-        for group in self.optimizer.param_groups:
-            group["lr"] = now.rate
-        self.optimizer.step()
-        self.model.balance(now.balance_step)
+        self.engine.step(now.rate)
+        self.engine.balance(now.balance_step)
         self.done += 1
         self.tokens += sum(row.live for row in rows)
         self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
@@ -159,6 +160,11 @@ class Trainer:
         figures |= {"learning_rate": now.rate, "gradient_norm": norm_value}
         self.curves.append(json.dumps({"step": self.done, **figures}))
         return figures
+
+    @property
+    def model(self) -> Model:
+        """What this process holds of the model."""
+        return self.engine.model
 
     @property
     def loader(self) -> "ShardLoader":
@@ -172,14 +178,23 @@ class Trainer:
         if self.config.batch_ramp and not now.long:
             self._loader.resize(now.batch)
 
-    def _corrupted(self, batch: Batch) -> Batch:
-        """The batch as it is read in training: with mistakes in its history, and targets that mend them."""
-        shape = self.model.config
-        noisy = corrupt_codes(batch, self.config.code_noise, shape, self.noise)
-        return flip_bits(noisy, self.config.bit_flips, shape, self.noise)
+    def _prepare(self, given: Batch) -> tuple[Batch, Draw, Tensor | None]:
+        """This process's rows as they are read in training, what the rows of the whole batch run, hidden frames.
+
+        What is read has mistakes in its history, and targets that mend them.
+        """
+        config, shape, ranks = self.config, self.model.config, self.ranks
+        noisy = corrupt_codes(given, config.code_noise, shape, self.noise, ranks)
+        batch = flip_bits(noisy, config.bit_flips, shape, self.noise, ranks)
+        draw = self.draw(len(given) * ranks.count)
+        rows = ranks.part(len(given))
+        hidden = draw_hidden_frames(
+            given, config.history_dropout, self.history, rows=rows, parts=ranks.count, largest=ranks.largest
+        )
+        return batch.to(self.device), draw, None if hidden is None else hidden.to(self.device)
 
     def draw(self, rows: int) -> Draw:
-        """What the rows of the next batch run."""
+        """What the rows of the next batch run, all processes' together."""
         return self.sampler.draw(self.done, rows)
 
     def _rank_experts(self) -> None:
@@ -211,7 +226,8 @@ class Trainer:
         )
 
     def snapshot(self) -> Snapshot:
-        """Everything that determines the steps to come."""
+        """Everything that determines the steps to come; every process calls it, and each gets all."""
+        weights, state = self.engine.tensors()
         facts = {
             "step": self.done,
             "tokens": self.tokens,
@@ -225,21 +241,20 @@ class Trainer:
         }
         generators = {name: generator.get_state() for name, generator in self._generators().items()}
         tensors = {
-            "model": dict(self.model.state_dict()),
-            "optimizer": _optimizer_tensors(self.model, self.optimizer),
+            "model": weights,
+            "optimizer": state,
             "generators": generators,
-            "importance": {f"layers.{index}": layer.moe.mass for index, layer in enumerate(self.model.layers)},
+            "importance": {f"layers.{index}": router.mass for index, router in self.model.layers.routers()},
         }
         return Snapshot(tensors, facts, list(self.curves))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go on from a snapshot as if nothing had happened."""
-        load_weights(self.model, snapshot.tensors["model"], where="checkpoint")
-        _restore_optimizer(self.model, self.optimizer, snapshot.tensors["optimizer"])
+        self.engine.load(snapshot.tensors["model"], snapshot.tensors["optimizer"])
         for name, generator in self._generators().items():
             generator.set_state(snapshot.tensors["generators"][name])
-        for index, layer in enumerate(self.model.layers):
-            layer.moe.mass.copy_(snapshot.tensors["importance"][f"layers.{index}"])
+        for index, router in self.model.layers.routers():
+            router.mass.copy_(snapshot.tensors["importance"][f"layers.{index}"])
         facts = snapshot.facts
         self.model.set_expert_order(facts["expert_order"])
         self.sampler.set_model(self.model.config)
@@ -266,33 +281,3 @@ def _read(values: Mapping[str, Tensor], counts: Tensor) -> tuple[dict[str, float
     width = counts.shape[1]
     numbers = [int(number) for number in together[len(figures) :]]
     return figures, [RowCounts(*numbers[at : at + width]) for at in range(0, len(numbers), width)]
-
-
-def build_optimizer(model: Model, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only, not on embeddings, norms and biases."""
-    decayed = {
-        name for name, weight in model.named_parameters() if weight.ndim > 1 and not name.startswith("embeddings")
-    }
-    named = dict(model.named_parameters())
-    settings = config.optimizer
-    groups = [
-        {"params": [named[name] for name in named if name in decayed], "weight_decay": settings.weight_decay},
-        {"params": [named[name] for name in named if name not in decayed], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
-
-
-def _optimizer_tensors(model: Model, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    return {
-        f"{name}/{field}": value
-        for name, weight in model.named_parameters()
-        for field, value in optimizer.state.get(weight, {}).items()
-    }
-
-
-def _restore_optimizer(model: Model, optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
-    named = dict(model.named_parameters())
-    optimizer.state.clear()
-    for key, value in tensors.items():
-        name, _, field = key.rpartition("/")
-        optimizer.state[named[name]][field] = value.to(named[name].device, copy=True)

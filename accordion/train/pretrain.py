@@ -6,20 +6,23 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from accordion.config.pretrain import PretrainConfig, model_config
+import torch
+
+from accordion.config.pretrain import ModelConfig, PretrainConfig, model_config
 from accordion.data.batch import MODALITIES as KINDS
 from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta, sequence_of
 from accordion.device import training_device
 from accordion.errors import ConfigError, DataError
-from accordion.model import SubmodelSpec, save_model
+from accordion.model import Model, SubmodelSpec, save_model
 from accordion.model.losses import MODALITIES
 from accordion.observe import progress, record, say
 from accordion.store.atomic import atomic_write
 from accordion.store.manifest import MANIFEST, Manifest, describe_files
-from accordion.train.checkpoint import newest_checkpoint, save_checkpoint
+from accordion.train.checkpoint import Snapshot, newest_checkpoint, save_checkpoint
 from accordion.train.loop import TIMES, Trainer, precision
+from accordion.train.ranks import Ranks, joined
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import judge_member, validation_batches, validation_losses
 
@@ -43,35 +46,81 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
         ArtifactError: a checkpoint in `resume` belongs to other settings or data.
         TrainingDiverged: a loss or gradient became NaN or infinite.
     """
-    shape = model_config(config, read_meta(shards))
+    meta = read_meta(shards)
+    shape = model_config(config, meta)
+    _check_positions(config, meta["sequence"])
     for member in config.family:  # before training, not after it
         SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
     data = _validation(config, shards)
-    identity = {"pretrain": json.loads(config.model_dump_json()), "shards": shards_digest(shards)}
+    # on how many processes, and which code runs the layers, is not part of what is computed
+    settings = json.loads(config.model_dump_json(exclude={"engine", "parallel"}))
+    identity = {"pretrain": settings, "shards": shards_digest(shards)}
+    device = training_device()
+    with joined(config, device) as ranks:
+        return ranks.tell(_run(config, shape, device, ranks, shards, out, resume, identity, data))
+
+
+def _check_positions(config: PretrainConfig, sequence: int) -> None:
+    parts = config.parallel.tensor * config.parallel.context
+    if sequence % parts:
+        raise ConfigError(
+            f"pretrain.parallel: tensor x context is {parts}; it must divide the {sequence} positions of a sequence"
+        )
+
+
+def _run(
+    config: PretrainConfig,
+    shape: ModelConfig,
+    device: torch.device,
+    ranks: Ranks,
+    shards: Path,
+    out: Path,
+    resume: Path,
+    identity: dict[str, Any],
+    data: list[Batch],
+) -> dict[str, Any] | None:
+    """This process's part of the run; the leader writes and judges the model. Nothing of the engine outlives it."""
+    part = {"rank": ranks.rank, "ranks": ranks.count}
     with ExitStack() as open_:
-        loader = open_.enter_context(closing(ShardLoader(shards, "train", batch=config.batch, seed=config.seed)))
-        long = long_loader(config, shards)
+        loader = ShardLoader(shards, "train", batch=config.batch, seed=config.seed, **part)
+        open_.enter_context(closing(loader))
+        long = long_loader(config, shards, **part)
         if long is not None:
             open_.enter_context(closing(long))
-        trainer = Trainer(config, shape, loader, training_device(), long=long)
-        snapshot = newest_checkpoint(resume, identity)
-        if snapshot is not None:
-            trainer.restore(snapshot)
-            say(f"pretrain: resumed after step {trainer.done} of {config.steps}")
+        trainer = Trainer(config, shape, loader, device, long=long, ranks=ranks)
+        _resume(trainer, resume, identity)
         _train(trainer, config, resume, identity)
-    save_model(trainer.model, out)
-    atomic_write(out / "curves.jsonl", "".join(f"{line}\n" for line in trainer.curves))
+    final, model = trainer.snapshot(), trainer.engine.whole()
+    if not ranks.leader:
+        return None
+    _write(model, final, out)
+    return {**judge(model, trainer, config, shards, data), "steps": trainer.done}
+
+
+def _resume(trainer: Trainer, resume: Path, identity: dict[str, Any]) -> None:
+    """Go on from the newest whole checkpoint, if there is one; the leader looks first, since it also cleans up."""
+    snapshot = newest_checkpoint(resume, identity) if trainer.ranks.leader else None
+    trainer.ranks.wait()
+    if not trainer.ranks.leader:
+        snapshot = newest_checkpoint(resume, identity)
+    if snapshot is not None:
+        trainer.restore(snapshot)
+        say(f"pretrain: resumed after step {trainer.done} of {trainer.config.steps}")
+
+
+def _write(model: Model, final: Snapshot, out: Path) -> None:
+    """The model, its curves, and beside it what a continued training would need."""
+    save_model(model, out)
+    atomic_write(out / "curves.jsonl", "".join(f"{line}\n" for line in final.curves))
     state = out / "state"
     state.mkdir()
-    final = trainer.snapshot()
     del final.tensors["model"]  # it lies beside
     for name in TIMES:  # the same work gives the same files
         del final.facts[name]
     final.write(state)
-    return {**judge(trainer, config, shards, data), "steps": trainer.done}
 
 
-def long_loader(config: PretrainConfig, shards: Path) -> ShardLoader | None:
+def long_loader(config: PretrainConfig, shards: Path, *, rank: int = 0, ranks: int = 1) -> ShardLoader | None:
     """The batches of stage 2: as many positions as those of stage 1; None where there is no stage 2.
 
     Raises:
@@ -86,7 +135,8 @@ def long_loader(config: PretrainConfig, shards: Path) -> ShardLoader | None:
             "set pack.long_sequence and pack again, or the share to 0"
         )
     batch = max(1, config.batch * meta["sequence"] // sequence_of(meta, LONG))
-    return ShardLoader(shards, LONG, batch=batch, seed=config.seed)
+    _check_positions(config, sequence_of(meta, LONG))
+    return ShardLoader(shards, LONG, batch=batch, seed=config.seed, rank=rank, ranks=ranks)
 
 
 def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dict[str, Any]) -> None:
@@ -94,11 +144,13 @@ def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dic
     steps = range(trainer.done, config.steps)
     for _ in progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest)):
         figures = trainer.step()
-        latest.update(figures)
-        speed = trainer.tokens / max(trainer.seconds, 1e-9)
-        record(trainer.done, {**figures, "tokens_per_second": speed})
+        if trainer.ranks.leader:
+            latest.update(figures)
+            record(trainer.done, {**figures, "tokens_per_second": trainer.tokens / max(trainer.seconds, 1e-9)})
         if trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
-            save_checkpoint(resume, trainer.snapshot(), identity, kept=config.checkpoints_kept)
+            snapshot = trainer.snapshot()
+            if trainer.ranks.leader:
+                save_checkpoint(resume, snapshot, identity, kept=config.checkpoints_kept)
 
 
 def _note(figures: dict[str, float]) -> str:
@@ -122,9 +174,10 @@ def _validation(config: PretrainConfig, shards: Path) -> list[Batch]:
     return data
 
 
-def judge(trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Batch]) -> dict[str, Any]:
+def judge(
+    model: Model, trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Batch]
+) -> dict[str, Any]:  # fmt: skip
     """Validation losses of the trained model, the baseline and the family, and the speed of the run."""
-    model = trainer.model
     with precision(config, trainer.device):
         full = validation_losses(model, data)
         members = [

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from accordion.data.batch import AUDIO, IMAGE, TEXT, VIDEO
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.model import Model, SubmodelSpec, load_model, parameter_counts, save_model
-from accordion.model.attention import group_mask
+from accordion.model.attention import draw_hidden_frames, group_mask
 from accordion.model.losses import scale_weights
 from accordion.model.sampler import Draw
 from tests.unit.model.synthetic import small_batch, small_config
@@ -302,7 +302,8 @@ def test_history_frames_are_hidden_in_training_only():
     model, batch = build(), small_batch()
     with torch.no_grad():
         plain = model(batch).means
-        hidden = model(batch, history_dropout=0.9, generator=torch.Generator().manual_seed(0)).means
+        frames = draw_hidden_frames(batch, 0.9, torch.Generator().manual_seed(0))
+        hidden = model(batch, hidden_frames=frames).means
     assert plain["video"] != hidden["video"] and torch.equal(plain["image"], hidden["image"])
 
 

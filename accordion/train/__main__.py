@@ -1,0 +1,50 @@
+"""`python -m accordion.train`: the pre-training stage alone, on one process or under a launcher of several.
+
+    torchrun --nproc-per-node 2 -m accordion.train --profile smoke --shards DIR --out DIR --resume DIR \\
+        --set pretrain.engine=megatron --set pretrain.parallel.expert=2
+
+A run that is stopped goes on when it is called again with the same `--resume`, on any number of processes.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from accordion.config.profile import load_profile
+from accordion.device import device
+from accordion.errors import AccordionError
+from accordion.observe import say
+from accordion.store.atomic import atomic_write
+from accordion.train.pretrain import pretrain
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stage with the arguments; 0 when it is done, 2 for an error of the user."""
+    parser = argparse.ArgumentParser(prog="python -m accordion.train", description=__doc__.partition("\n")[0])
+    parser.add_argument("--profile", required=True, help="name of a profile in configs/, or a YAML file")
+    parser.add_argument("--shards", type=Path, required=True, help="what the pack stage made")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the model and its metrics")
+    parser.add_argument("--resume", type=Path, required=True, help="folder of the checkpoints, kept between calls")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the profile")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    given = parser.parse_args(arguments)
+    leader = os.environ.get("RANK", "0") == "0"
+    try:
+        profile = load_profile(given.profile, tuple(given.set))
+        if leader:
+            given.out.mkdir(parents=True)
+        with device(given.device):
+            metrics = pretrain(profile.pretrain, shards=given.shards, out=given.out, resume=given.resume)
+    except (AccordionError, FileExistsError) as error:
+        say(f"error: {error}")
+        return 2
+    if leader:
+        atomic_write(given.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

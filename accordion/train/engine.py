@@ -1,0 +1,213 @@
+"""What a training step needs of the hardware: a model, its gradients, its optimizer; and the plain PyTorch form.
+
+Whatever an engine splits over processes, `tensors` and `load` speak the canonical form: the names, shapes and values
+of the plain model and its AdamW. So a checkpoint of one engine and number of ranks is continued by any other.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from accordion.config.pretrain import ModelConfig, PretrainConfig
+from accordion.data.batch import Batch
+from accordion.errors import ConfigError
+from accordion.model import Losses, Model
+from accordion.model.files import check_weights, load_weights
+from accordion.model.sampler import Draw
+from accordion.train.ranks import Ranks
+
+Tensors = dict[str, Tensor]
+
+
+class Shell(nn.Module):
+    """A model behind one call that takes and gives what the wrappers of parallel training look into."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, batch: Batch, draw: Draw, hidden: Tensor | None, scale_weight: float
+    ) -> tuple[Tensors, dict[str, int], Tensors]:
+        """The fields of the `Losses`."""
+        losses = self.model(batch, draw, hidden_frames=hidden, scale_weight=scale_weight)
+        return losses.sums, losses.counts, losses.weighed
+
+
+class Engine(ABC):
+    """A model in training on one process or on this one among many.
+
+    Attributes:
+        model: what this process holds of it.
+        ranks: where this process stands.
+    """
+
+    model: Model
+    ranks: Ranks
+    run: Callable[..., Any]
+
+    def losses(self, batch: Batch, draw: Draw, hidden: Tensor | None, scale_weight: float) -> Losses:
+        """Losses of this process's rows, see `Model.forward`."""
+        return Losses(*self.run(batch, draw, hidden, scale_weight))
+
+    @abstractmethod
+    def zero(self) -> None:
+        """Forget all gradients."""
+
+    @abstractmethod
+    def clip(self, most: float) -> Tensor:
+        """After the backward pass: the norm of the whole gradient, which is scaled down to `most` if it is longer."""
+
+    @abstractmethod
+    def step(self, rate: float) -> None:
+        """Move the weights."""
+
+    def balance(self, step: float) -> None:
+        """Move the selection biases, by the loads of all processes."""
+        self.ranks.sum_loads([router for _, router in self.model.layers.routers()])
+        self.model.balance(step)
+
+    @abstractmethod
+    def tensors(self) -> tuple[Tensors, Tensors]:
+        """Weights, and optimizer state (`name/field`), in canonical form; every process calls it."""
+
+    @abstractmethod
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+
+    @abstractmethod
+    def whole(self) -> Model:
+        """A plain model with all weights, on every process; every process calls it."""
+
+
+class PlainEngine(Engine):
+    """Plain PyTorch: one process; or several with a copy each (DDP) or a share each (FSDP2)."""
+
+    def __init__(self, config: PretrainConfig, shape: ModelConfig, device: torch.device, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.model = Model(shape, seed=config.seed).train().to(device)
+        shell = Shell(self.model)
+        if config.parallel.shard:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh(device.type, (ranks.count,))
+            for layer in self.model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(shell, mesh=mesh)
+            self.run = shell
+        elif ranks.count > 1:
+            # a layer that no row of this process keeps gets its gradient from the others
+            self.run = nn.parallel.DistributedDataParallel(shell, broadcast_buffers=False, find_unused_parameters=True)
+        else:
+            self.run = shell
+        self.optimizer = build_optimizer(self.model, config)
+
+    def zero(self) -> None:
+        """See `Engine`."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def clip(self, most: float) -> Tensor:
+        """See `Engine`."""
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights])  # type: ignore[misc]
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        nn.utils.clip_grads_with_norm_(weights, most, norm)
+        return norm
+
+    def step(self, rate: float) -> None:
+        """See `Engine`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+    def tensors(self) -> tuple[Tensors, Tensors]:
+        """See `Engine`."""
+        weights = {name: _full(tensor) for name, tensor in self.model.state_dict().items()}
+        state = {
+            f"{name}/{field}": _full(value)
+            for name, weight in self.model.named_parameters()
+            for field, value in self.optimizer.state.get(weight, {}).items()
+        }
+        return weights, state
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
+        """See `Engine`."""
+        own = self.model.state_dict()
+        check_weights(own, weights, where="checkpoint")
+        for name, tensor in own.items():
+            tensor.copy_(_like(weights[name], tensor))
+        named = dict(self.model.named_parameters())
+        self.optimizer.state.clear()
+        for key, value in optimizer.items():
+            name, _, field = key.rpartition("/")
+            here = value.to(named[name].device, copy=True)
+            self.optimizer.state[named[name]][field] = _like(here, named[name]) if value.ndim else here
+
+    def whole(self) -> Model:
+        """See `Engine`; the model itself where one process has all of it."""
+        if not any(isinstance(weight, DTensor) for weight in self.model.parameters()):
+            return self.model
+        return whole_model(self.model, self.tensors()[0])
+
+
+def whole_model(model: Model, weights: Tensors) -> Model:
+    """A plain model of the config of `model`, with canonical weights, on the same device."""
+    plain = Model(model.config)
+    load_weights(plain, {name: tensor.cpu() for name, tensor in weights.items()}, where="checkpoint")
+    return plain.train(model.training).to(next(iter(model.heads.parameters())).device)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(whole: Tensor, target: Tensor) -> Tensor:
+    """`whole` split as `target` is."""
+    if isinstance(target, DTensor):
+        return distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
+    return whole
+
+
+def decays(name: str, weight: Tensor) -> bool:
+    """Whether weight decay applies: to matrices, not to embeddings, norms and biases."""
+    return weight.ndim > 1 and not name.startswith("embeddings")
+
+
+def build_optimizer(model: Model, config: PretrainConfig) -> torch.optim.AdamW:
+    """AdamW with the weight decay of `decays`."""
+    settings = config.optimizer
+
+    def those(decayed: bool) -> Iterator[nn.Parameter]:
+        return (weight for name, weight in model.named_parameters() if decays(name, weight) == decayed)
+
+    groups = [
+        {"params": list(those(True)), "weight_decay": settings.weight_decay},
+        {"params": list(those(False)), "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
+
+
+def build_engine(config: PretrainConfig, shape: ModelConfig, device: torch.device, ranks: Ranks) -> Engine:
+    """The engine that `pretrain.engine` names.
+
+    Raises:
+        ConfigError: processes are to be joined first, which the pre-training stage does and nobody else.
+    """
+    alone = config.engine == "plain" and not config.parallel.shard
+    if not alone and not torch.distributed.is_initialized():
+        raise ConfigError(
+            "pretrain.engine, pretrain.parallel: only the pre-training stage runs engine: megatron or shards weights; "
+            "use engine: plain and shard: false here"
+        )
+    if config.engine == "plain":
+        return PlainEngine(config, shape, device, ranks)
+    from accordion.train.megatron.engine import MegatronEngine  # seconds to import
+
+    return MegatronEngine(config, shape, device, ranks)

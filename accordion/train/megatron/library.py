@@ -1,0 +1,79 @@
+"""Megatron-Core as this engine uses it, imported in one place; without a GPU its CUDA calls are redirected."""
+
+import logging
+import warnings
+
+with warnings.catch_warnings():  # it names each GPU library that it does without
+    warnings.simplefilter("ignore")
+    from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core.dist_checkpointing.strategies import filesystem_async, torch  # noqa: F401  (else too late)
+    from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+    from megatron.core.optimizer import OptimizerConfig, ParamKey, get_megatron_optimizer
+    from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+    from megatron.core.optimizer.optimizer_config import ParamWithNamePredicate
+    from megatron.core.tensor_parallel.layers import (
+        ColumnParallelLinear,
+        RowParallelLinear,
+        set_tensor_model_parallel_attributes,
+    )
+    from megatron.core.tensor_parallel.mappings import (
+        gather_from_sequence_parallel_region,
+        scatter_to_sequence_parallel_region,
+    )
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+    from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+    from megatron.core.transformer.identity_op import IdentityFuncOp, IdentityOp
+    from megatron.core.transformer.mlp import MLPSubmodules
+    from megatron.core.transformer.module import MegatronModule
+    from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
+    from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
+    from megatron.core.transformer.moe.router import TopKRouter
+    from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+    from megatron.core.transformer.moe.token_dispatcher import MoEAlltoAllTokenDispatcher
+    from megatron.core.transformer.spec_utils import ModuleSpec
+    from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
+    from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from accordion.train.megatron import cpu
+
+cpu.redirect()
+# for each layer whose experts are not its own class it says that they get no process groups; ours ask for them
+logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
+
+__all__ = [
+    "ColumnParallelLinear",
+    "DistributedDataParallel",
+    "DistributedDataParallelConfig",
+    "IdentityFuncOp",
+    "IdentityOp",
+    "MLPSubmodules",
+    "MegatronModule",
+    "MoEAlltoAllTokenDispatcher",
+    "MoELayer",
+    "MoESubmodules",
+    "ModuleSpec",
+    "OptimizerConfig",
+    "ParamKey",
+    "ParamWithNamePredicate",
+    "RowParallelLinear",
+    "SelfAttention",
+    "SelfAttentionSubmodules",
+    "SharedExpertMLP",
+    "TopKRouter",
+    "TransformerBlock",
+    "TransformerBlockSubmodules",
+    "TransformerConfig",
+    "TransformerLayer",
+    "TransformerLayerSubmodules",
+    "clip_grad_by_total_norm_fp32",
+    "dist_checkpointing",
+    "finalize_model_grads",
+    "gather_from_sequence_parallel_region",
+    "get_default_pg_collection",
+    "get_megatron_optimizer",
+    "model_parallel_cuda_manual_seed",
+    "parallel_state",
+    "scatter_to_sequence_parallel_region",
+    "set_tensor_model_parallel_attributes",
+]

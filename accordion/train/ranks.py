@@ -1,0 +1,186 @@
+"""The processes of a training run: who reads what, and sums over those who read different sequences.
+
+A launcher (torchrun, Slurm, Flyte's PyTorch operator) starts the processes and sets RANK, WORLD_SIZE, LOCAL_RANK,
+MASTER_ADDR and MASTER_PORT; without them a run is one process.
+"""
+
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from accordion.config.pretrain import PretrainConfig
+from accordion.errors import ConfigError
+from accordion.model.balance import Balanced
+from accordion.model.losses import Losses
+
+TIMEOUT = timedelta(minutes=30)  # of a collective: how long a rank waits for another
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    Attributes:
+        rank, count: which part of every batch it reads, of how many.
+        readers: group of the processes that read different parts; None: one process alone.
+        routers: group of those that route different tokens through the same layers.
+        leader: whether it is the one that writes files.
+    """
+
+    rank: int = 0
+    count: int = 1
+    readers: Any = None
+    routers: Any = None
+    leader: bool = True
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is no other process."""
+        return not dist.is_initialized() or dist.get_world_size() == 1
+
+    def part(self, rows: int) -> slice:
+        """The rows of a whole batch of which this process has `rows`."""
+        return slice(self.rank * rows, (self.rank + 1) * rows)
+
+    def all_rows(self, part: Tensor) -> Tensor:
+        """The rows of every part (rows, ...), in order."""
+        if self.count == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.count)]
+        dist.all_gather(parts, part.contiguous(), group=self.readers)
+        return torch.cat(parts)
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        """For each number the largest of all parts."""
+        if self.count == 1:
+            return list(values)
+        together = torch.tensor(values, device=_device(self.readers))
+        dist.all_reduce(together, op=dist.ReduceOp.MAX, group=self.readers)
+        return [int(value) for value in together]
+
+    def share(self, count: int) -> tuple[int, int]:
+        """Of a number that each process has one of: the sum of those before this one, and of all."""
+        if self.count == 1:
+            return 0, count
+        counts = self.all_rows(torch.tensor([count], device=_device(self.readers))).tolist()
+        return sum(counts[: self.rank]), sum(counts)
+
+    def means(self, losses: Losses) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """`means` and `aims` of the losses of the whole batch.
+
+        Their gradient is that of this process's part, `count` times: gradients are averaged over the parts after.
+        """
+        if self.count == 1:
+            return losses.means, losses.aims
+        means = self._means(losses.sums, losses.counts)
+        return means, means | self._means(losses.weighed, losses.counts)
+
+    def _means(self, sums: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+        if not sums:
+            return {}
+        own = torch.stack([total.detach().double() for total in sums.values()])
+        held = torch.tensor([counts[name] for name in sums], dtype=torch.float64, device=own.device)
+        together = torch.cat((own, held))
+        dist.all_reduce(together, group=self.readers)
+        means = {}
+        for index, (name, count) in enumerate(zip(sums, together[len(own) :].tolist(), strict=True)):
+            if count:
+                part = sums[name] * (self.count / count)
+                means[name] = part + ((together[index] / count).to(part.dtype) - part).detach()
+        return means
+
+    @torch.no_grad()
+    def sum_loads(self, routers: Sequence[Balanced]) -> None:
+        """Make every router's load, expectation and fresh mass those of all tokens; call it once a step."""
+        if self.routers is None or dist.get_world_size(self.routers) == 1:
+            return
+        counted = [tensor for router in routers for tensor in (router.load, router.expected, router.fresh)]
+        together = torch.cat(counted)
+        dist.all_reduce(together, group=self.routers)
+        for tensor, whole in zip(counted, together.split([len(tensor) for tensor in counted]), strict=True):
+            tensor.copy_(whole)
+
+    def tell(self, what: Any) -> Any:
+        """What the leader has, on every process."""
+        if self.alone:
+            return what
+        box = [what]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if not self.alone:
+            dist.barrier()
+
+
+def _device(group: Any) -> torch.device:
+    return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+
+
+@contextmanager
+def joined(config: PretrainConfig, device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes of the run, if there are any, and leave them at the end.
+
+    Raises:
+        ConfigError: their number does not fit `pretrain.parallel`.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    _check(config, world)
+    if dist.is_initialized():  # by a caller, who also ends it
+        yield _split(config)
+        return
+    if world == 1 and config.engine == "plain" and not config.parallel.shard:
+        yield Ranks()
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+    yield _split(config)  # after an error the group is left as it is: others may hang in it, and this process ends
+    gc.collect()  # what has a hand on the group goes first: torch waits for its threads when the last hand lets go
+    if config.engine == "megatron":
+        from accordion.train.megatron.groups import leave
+
+        leave()
+    dist.destroy_process_group()
+
+
+def _check(config: PretrainConfig, world: int) -> None:
+    parallel = config.parallel
+    fixed = parallel.tensor * parallel.context
+    if world % fixed:
+        raise ConfigError(
+            f"pretrain.parallel: tensor x context is {fixed}, which does not divide the {world} processes of the run; "
+            "start a multiple of it, or lower them"
+        )
+    if world % parallel.expert:
+        raise ConfigError(
+            f"pretrain.parallel.expert: got {parallel.expert}, which does not divide the {world} processes of the run; "
+            "start a multiple of it, or lower it"
+        )
+    if config.batch % (world // fixed):
+        raise ConfigError(
+            f"pretrain.batch: got {config.batch}; wants a multiple of the {world // fixed} processes that read "
+            "different sequences"
+        )
+
+
+def _split(config: PretrainConfig) -> Ranks:
+    if config.engine == "megatron":
+        from accordion.train.megatron.groups import join
+
+        return join(config.parallel)
+    everyone = dist.group.WORLD
+    return Ranks(dist.get_rank(), dist.get_world_size(), everyone, everyone, dist.get_rank() == 0)

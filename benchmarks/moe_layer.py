@@ -1,0 +1,124 @@
+"""One layer of experts, forward and backward, against Megatron-Core, transformers' Qwen3-MoE and a dense layer.
+
+The same tokens, shapes and number type; routing is each side's own. A row's ratio is our seconds over the peer's:
+0.91 is 1.1 times as fast. The sheet says what bounds the time: the operations that no layer can do without, at the
+speed of one large matrix product on the same cores.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from accordion.config.pretrain import ModelConfig
+from accordion.device import training_device
+from accordion.model.moe import MoE
+from benchmarks.elasticity import SHAPE
+from benchmarks.harness import Figures, Row, Sheet, paired
+from benchmarks.peers import Dense, MegatronLayer, QwenLayer, megatron
+
+REPEATS = 7
+CPU_SHAPES = {"E=64": (2048, 256, 256, 64, 4), "E=256": (2048, 256, 256, 256, 4)}  # T, H, I, E, K
+GPU_SHAPES = {"H=768": (8192, 768, 256, 128, 8), "H=1536": (8192, 1536, 256, 128, 8)}
+PRODUCT = 2048  # side of the matrices whose product says how fast the cores are
+
+
+def run(repeats: int, shapes: Mapping[str, tuple[int, int, int, int, int]] | None = None) -> list[Row | Sheet]:
+    """Time the passes, in pairs."""
+    device = training_device()
+    rows: list[Row | Sheet] = []
+    found: dict[str, list[float | None]] = {}
+    with megatron(device):
+        for name, sizes in (shapes or (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)).items():
+            seconds, of_shape = _shape(name, sizes, repeats, device)
+            rows += of_shape
+            tokens, hidden, inner, _, top_k = sizes
+            work = 3 * 6 * tokens * top_k * hidden * inner  # three products, and two of each in the backward pass
+            found[name] = [work / 1e9, work / seconds / 1e9, peak(device) / 1e9, work / seconds / peak(device)]
+    columns = ["GFLOP a pass", "ours, GFLOP/s", "one product, GFLOP/s", "share"]
+    rows.append(Sheet(title="What bounds the layer", columns=columns, lines=found))
+    return rows
+
+
+def _shape(
+    name: str, sizes: tuple[int, int, int, int, int], repeats: int, device: torch.device
+) -> tuple[float, list[Row | Sheet]]:
+    tokens, hidden, inner, experts, top_k = sizes
+    shape = SHAPE.model_copy(
+        update={"hidden": hidden, "expert_hidden": inner, "experts": (experts,), "top_k": (top_k,)}
+    )  # fmt: skip
+    ours = MoE(hidden, experts, top_k, inner, 0)
+    for weight in ours.parameters():
+        nn.init.normal_(weight, std=hidden**-0.5)
+    ours.to(device).train()
+    x = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(0)).to(device)
+    rows: list[Row | Sheet] = []
+    own: list[float] = []
+    for peer, build in peers(shape).items():
+        other = build().to(device).train()
+        values = paired(
+            _pass(lambda given: ours(given, None, None)[0], ours, x),
+            _pass(other, other, x),
+            repeats=repeats,
+            label=f"{name}, {peer}",
+            warm_up=2,
+        )["seconds"]
+        own += values[0]
+        rows.append(
+            Row(
+                figure=f"T={tokens}, H={hidden}, I={inner}, E={experts}, K={top_k}", unit="s", ours="accordion",
+                peer=peer, ours_values=values[0], peer_values=values[1],
+                aim="" if peer.startswith("dense") else "ratio at most 0.91",
+            )
+        )  # fmt: skip
+    return sorted(own)[len(own) // 2], rows
+
+
+def peers(shape: ModelConfig) -> dict[str, Callable[[], nn.Module]]:
+    """The other layers, by name."""
+    return {
+        "Megatron-Core SequentialMLP": lambda: MegatronLayer(shape),
+        "Qwen3-MoE eager": lambda: QwenLayer(shape, "eager"),
+        "Qwen3-MoE grouped": lambda: QwenLayer(shape, "grouped_mm"),
+        "dense, equal operations": lambda: Dense(shape),
+    }
+
+
+def _pass(forward: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Callable[[], Figures]:
+    """Seconds of one forward and backward pass."""
+
+    def once() -> Figures:
+        given = x.clone().requires_grad_()
+        settle(x.device)
+        start = time.perf_counter()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+            total = forward(given).square().mean()
+        total.backward()
+        settle(x.device)
+        seconds = time.perf_counter() - start
+        module.zero_grad(set_to_none=True)
+        return {"seconds": seconds}
+
+    return once
+
+
+def peak(device: torch.device) -> float:
+    """Operations a second of one large product, the best of five."""
+    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
+    side = PRODUCT * (4 if device.type == "cuda" else 1)
+    left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        settle(device)
+        start = time.perf_counter()
+        left @ right
+        settle(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done everything."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,126 @@
+"""A whole training step of a language model, tokens a second, against Megatron-Core's GPTModel and transformers.
+
+8 layers of hidden 256, 64 experts of 256, top-4, vocabulary 8192, 2048 tokens (on a GPU 16,384): forward, loss,
+backward, clipping and AdamW. Ours computes no multi-token prediction here, which the peers have not. The last sheet
+says where a step's processor time goes, by torch's profiler.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from accordion.config.pretrain import ModelConfig, ParallelConfig, PretrainConfig
+from accordion.device import training_device
+from accordion.model import Model
+from accordion.model.elastic import SubmodelSpec
+from accordion.model.flops import RowCounts, forward_flops
+from accordion.train.engine import build_optimizer
+from benchmarks.elasticity import SHAPE, text_batch
+from benchmarks.harness import Figures, Row, Sheet, paired
+from benchmarks.moe_layer import peak, settle
+from benchmarks.peers import megatron, megatron_loss, qwen_loss
+
+REPEATS = 5
+LENGTH = 512
+ROWS = {"cpu": 4, "cuda": 32}
+LINES = 8  # of the profile
+
+
+def run(repeats: int, shape: ModelConfig = SHAPE, length: int = LENGTH, rows: int | None = None) -> list[Row | Sheet]:
+    """Time the steps, in pairs."""
+    device = training_device()
+    batch = text_batch(shape, rows or ROWS[device.type], length).to(device)
+    tokens, following = batch.token, batch.target_token
+    ours = Model(shape, seed=0).train().to(device)
+    ours.training = False  # of the model itself: no multi-token prediction; its layers stay in training
+    own = _step(ours, lambda: ours(batch).means["text"], build_optimizer(ours, PretrainConfig()), tokens)
+    found: list[Row | Sheet] = []
+    speeds: list[float] = []
+    with megatron(device):
+        for name, (model, loss) in _peers(shape, length, device).items():
+            model.train().to(device)
+            theirs = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+            other = _step(model, lambda loss=loss: loss(tokens, following), theirs, tokens)
+            values = paired(own, other, repeats=repeats, label=name, warm_up=1)["tokens/s"]
+            speeds += values[0]
+            found.append(
+                Row(
+                    figure="training step", unit="tokens/s", ours="accordion", peer=name, ours_values=values[0],
+                    peer_values=values[1], aim="" if "backbone" in name else "ratio at least 1.1",
+                )
+            )  # fmt: skip
+    counts = [RowCounts(length, length, 0, 0, 0)] * len(tokens)
+    work = sum(3 * forward_flops(shape, SubmodelSpec.full(shape), row, length, mtp=False) for row in counts)
+    speed = sorted(speeds)[len(speeds) // 2] / tokens.numel() * work
+    figures = [work / 1e9, speed / 1e9, peak(device) / 1e9, speed / peak(device)]
+    columns = ["GFLOP a step", "ours, GFLOP/s", "one product, GFLOP/s", "share"]
+    found.append(Sheet(title="What bounds the step", columns=columns, lines={"step": figures}))
+    found.append(_profile(own))
+    return found
+
+
+def _peers(
+    shape: ModelConfig, length: int, device: torch.device
+) -> dict[str, tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]]:
+    return {
+        "Megatron-Core GPTModel": megatron_loss(shape, length),
+        "Qwen3-MoE eager": qwen_loss(shape, "eager"),
+        "Qwen3-MoE grouped": qwen_loss(shape, "grouped_mm"),
+        "accordion, Megatron-Core backbone": _own_megatron(shape, device),
+    }
+
+
+def _own_megatron(
+    shape: ModelConfig, device: torch.device
+) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:  # fmt: skip
+    from accordion.train.megatron.backbone import MegatronBackbone
+    from accordion.train.megatron.convert import scatter
+
+    model = Model(shape, backbone=MegatronBackbone(shape, ParallelConfig()))
+    scatter(model, Model(shape, seed=0).state_dict())
+    batches: dict[int, object] = {}
+
+    def loss(tokens: Tensor, following: Tensor) -> Tensor:
+        model.training = False
+        batch = batches.setdefault(0, text_batch(shape, *tokens.shape).to(device))
+        return model(batch).means["text"]  # type: ignore[arg-type]
+
+    return model, loss
+
+
+def _step(
+    model: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, tokens: Tensor
+) -> Callable[[], Figures]:
+    """One step: tokens a second."""
+
+    def once() -> Figures:
+        settle(tokens.device)
+        start = time.perf_counter()
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
+            total = loss()
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        settle(tokens.device)
+        return {"tokens/s": tokens.numel() / (time.perf_counter() - start)}
+
+    return once
+
+
+def _profile(step: Callable[[], Figures]) -> Sheet:
+    """The operators in which our step spends most time, without those they call."""
+    on_gpu = torch.cuda.is_available()
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=kinds) as profiler:
+        step()
+
+    def spent(event: object) -> float:
+        return float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)  # type: ignore[attr-defined]
+
+    events = sorted(profiler.key_averages(), key=spent, reverse=True)
+    whole = sum(spent(event) for event in events)
+    lines = {event.key: [100 * spent(event) / whole, float(event.count)] for event in events[:LINES]}
+    return Sheet(title="Where our step goes", columns=["% of time", "calls"], lines=lines)

@@ -1,0 +1,118 @@
+"""What the tests run on several processes: parity of backbones, training, conversion and resharding of weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from accordion.config.pretrain import ParallelConfig, PretrainConfig
+from accordion.model import Model
+from accordion.train.megatron import library  # noqa: F401  (slow: once for all processes)
+from accordion.train.megatron.backbone import MegatronBackbone
+from accordion.train.megatron.checkpoint import load_distributed, save_distributed
+from accordion.train.megatron.convert import gather, join_all
+from accordion.train.pretrain import pretrain
+from accordion.train.ranks import joined
+from tests.unit.model.synthetic import small_batch, small_config
+from tests.unit.train.megatron_parity import canonical_gradients, compare, draws, models
+
+CPU = torch.device("cpu")
+
+
+def settings(**parallel: int) -> PretrainConfig:
+    """An engine of Megatron-Core, of a model whose sizes every small split divides."""
+    return PretrainConfig(engine="megatron", parallel=ParallelConfig(**parallel), batch=4)
+
+
+def tensor_parity() -> None:
+    """Tensor ranks share a batch and see the whole: each checks everything against the plain model."""
+    config = settings(tensor=2)
+    with joined(config, CPU) as ranks:
+        assert ranks.count == 1
+        plain, other = models(small_config(), config.parallel)
+        for name, draw in draws(small_config()).items():
+            _sum_over_tensor_ranks(other)
+            compare(plain, other, small_batch(), draw)
+            ranks.sum_loads([router for _, router in other.layers.routers()])
+            for (_, mine), (_, theirs) in zip(plain.layers.routers(), other.layers.routers(), strict=True):
+                assert torch.equal(mine.load, theirs.load), name
+                torch.testing.assert_close(mine.expected, theirs.expected)
+                mine.balance(0.01)
+                theirs.balance(0.01)
+
+
+def _sum_over_tensor_ranks(model: Model) -> None:
+    """Let the gradients of weights that all tensor ranks have be summed, as Megatron does after a backward pass."""
+    if getattr(model, "summed", False):
+        return
+    model.summed = True  # type: ignore[assignment]
+    for name, weight in model.named_parameters():
+        norm = getattr(weight, "sequence_parallel", False) and not getattr(weight, "tensor_model_parallel", False)
+        if name.startswith("layers.") and (norm or "experts.weight" in name):
+            weight.register_post_accumulate_grad_hook(lambda w: dist.all_reduce(w.grad))
+
+
+def expert_parity() -> None:
+    """Expert ranks read different rows: their sum is what the plain model has on all rows."""
+    config = settings(expert=2)
+    with joined(config, CPU) as ranks:
+        assert ranks.count == 2
+        plain, other = models(small_config(), config.parallel)
+        whole = small_batch()
+        for name, specs in draws(small_config()).items():
+            if not (specs is None or isinstance(specs, list)):
+                continue
+            from accordion.model.sampler import Draw
+
+            mine = Draw(specs).part(ranks.part(2))
+            totals = []
+            for model, batch, draw in ((plain, whole, Draw(specs)), (other, whole.select(ranks.part(2)), mine)):
+                model.zero_grad(set_to_none=True)
+                total = torch.stack([part / 100 for part in model(batch, draw).sums.values()]).sum()
+                total.backward()
+                totals.append(total.detach())
+            dist.all_reduce(totals[1])
+            torch.testing.assert_close(totals[1], totals[0], rtol=1e-5, atol=1e-6)
+            for weight_name, weight in other.named_parameters():
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                if "experts.weight" not in weight_name:
+                    dist.all_reduce(weight.grad)
+            for weight_name, gradient in canonical_gradients(other).items():
+                wanted = plain.get_parameter(weight_name).grad
+                wanted = torch.zeros_like(gradient) if wanted is None else wanted
+                torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=2e-6, msg=f"{name} {weight_name}")
+            ranks.sum_loads([router for _, router in other.layers.routers()])
+            for (_, ours), (_, theirs) in zip(plain.layers.routers(), other.layers.routers(), strict=True):
+                assert torch.equal(ours.load, theirs.load), name
+                ours.balance(0.01)
+                theirs.balance(0.01)
+
+
+def train(config: PretrainConfig, shards: Path, folder: Path, resume: Path) -> dict[str, Any]:
+    """One pre-training stage; only the leader's folder is written."""
+    folder.mkdir(exist_ok=True)
+    return pretrain(config, shards=shards, out=folder, resume=resume)
+
+
+def reshard(parallel: dict[str, int], read: Path | None, write: Path | None, seed: int) -> bool:
+    """Load a distributed checkpoint (or begin with a seed), compare it with the seed's plain model, write it again."""
+    from accordion.train.megatron.convert import scatter
+
+    config = settings(**parallel)
+    shape = small_config()
+    with joined(config, CPU) as ranks:
+        plain = Model(shape, seed=seed)
+        model = Model(shape, backbone=MegatronBackbone(shape, config.parallel))
+        if read is None:
+            scatter(model, plain.state_dict())
+        else:
+            load_distributed(model, read)
+        if write is not None:
+            if ranks.leader:
+                write.mkdir()
+            ranks.wait()
+            save_distributed(model, write)
+        whole = gather(model)
+        assert join_all(model, {}) == {}
+        return all(torch.equal(tensor, whole[name]) for name, tensor in plain.state_dict().items())

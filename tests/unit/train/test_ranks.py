@@ -1,0 +1,136 @@
+"""Several processes train what one trains: DDP, FSDP2 and Megatron-Core's kinds of parallelism, on gloo."""
+
+import json
+
+import pytest
+import torch
+
+from accordion.config.pretrain import ParallelConfig, PretrainConfig, model_config
+from accordion.data.shards import read_meta
+from accordion.errors import ConfigError
+from accordion.model import load_model
+from accordion.train.checkpoint import Snapshot
+from accordion.train.loop import Trainer
+from accordion.train.ranks import joined
+from tests.unit.train import rank_work
+from tests.unit.train.ranks import on_ranks
+from tests.unit.train.synthetic_shards import tiny_config, write_shards
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+def config(**changes) -> PretrainConfig:
+    elastic = {**tiny_config().elastic.model_dump(), "warmup_share": 0.2, "distil_share": 0.5, "subsets": "random"}
+    values = {"elastic": elastic, "steps": STEPS, "checkpoint_every": 5, "validation_sequences": 4, **changes}
+    return tiny_config(**values)
+
+
+@pytest.fixture(scope="module")
+def alone(shards, tmp_path_factory):
+    """The run on one process with the plain engine."""
+    folder = tmp_path_factory.mktemp("alone")
+    on_ranks(1, rank_work.train, config(), shards, folder / "out", folder / "resume")
+    return folder
+
+
+def curves(folder) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one, other, tolerance: float = 1e-4) -> None:
+    assert len(curves(one)) == len(curves(other)) == STEPS
+    for mine, theirs in zip(curves(one), curves(other), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine == pytest.approx(theirs, rel=tolerance), (mine, theirs)
+    weights = load_model(other).state_dict()
+    for name, tensor in load_model(one).state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=2e-3, msg=name)
+    left, right = Snapshot.read(one / "state"), Snapshot.read(other / "state")
+    assert left.tensors["optimizer"].keys() == right.tensors["optimizer"].keys()
+    for name, tensor in left.tensors["optimizer"].items():
+        if name.endswith("/step"):
+            assert torch.equal(tensor, right.tensors["optimizer"][name]), name
+    assert left.facts["running_losses"] == pytest.approx(right.facts["running_losses"], rel=tolerance)
+    for fact in ("step", "tokens", "flops", "loader"):
+        assert left.facts[fact] == right.facts[fact]
+
+
+@pytest.mark.parametrize(
+    ("count", "changes"),
+    [
+        (2, {}),
+        (2, {"parallel": {"shard": True}}),
+        (1, {"engine": "megatron"}),
+        (2, {"engine": "megatron", "parallel": {"expert": 2}}),
+        (2, {"engine": "megatron", "parallel": {"tensor": 2}}),
+        (2, {"engine": "megatron", "parallel": {"context": 2}}),
+    ],
+    ids=["ddp", "fsdp2", "megatron", "expert-2", "tensor-2", "context-2"],
+)
+def test_any_engine_and_number_of_processes_is_the_plain_run(shards, alone, tmp_path, count, changes):
+    on_ranks(count, rank_work.train, config(**changes), shards, tmp_path / "out", tmp_path / "resume")
+    assert_same_run(alone / "out", tmp_path / "out")
+
+
+def test_a_run_goes_on_with_another_engine_on_another_number_of_processes(shards, alone, tmp_path):
+    first = config(engine="megatron", parallel=ParallelConfig(expert=2))
+    resume = tmp_path / "resume"
+    on_ranks(2, rank_work.train, first, shards, tmp_path / "first", resume)
+    (resume / f"step-{STEPS:08d}").rename(tmp_path / "gone")  # as if it had been stopped after step 5
+    on_ranks(1, rank_work.train, config(), shards, tmp_path / "second", resume)
+    assert_same_run(alone / "out", tmp_path / "second")
+
+
+def test_every_elastic_configuration_is_the_same_on_two_tensor_ranks():
+    on_ranks(2, rank_work.tensor_parity)
+
+
+def test_every_elastic_configuration_is_the_same_on_two_expert_ranks():
+    on_ranks(2, rank_work.expert_parity)
+
+
+def test_a_distributed_checkpoint_is_read_by_any_number_of_ranks(tmp_path):
+    first, second, third = (tmp_path / name for name in ("two", "one", "four"))
+    assert all(on_ranks(2, rank_work.reshard, {"expert": 2}, None, first, 5))
+    assert all(on_ranks(1, rank_work.reshard, {}, first, second, 5))
+    assert all(on_ranks(4, rank_work.reshard, {"expert": 2, "tensor": 2}, second, third, 5))
+    assert all(on_ranks(1, rank_work.reshard, {}, third, None, 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "world", "message"),
+    [
+        ({"engine": "megatron", "parallel": {"tensor": 2}}, 3, r"tensor x context is 2, which does not divide the 3"),
+        ({"engine": "megatron", "parallel": {"expert": 2}}, 3, r"pretrain\.parallel\.expert: got 2"),
+        ({"batch": 4}, 3, r"pretrain\.batch: got 4; wants a multiple of the 3"),
+    ],
+)
+def test_a_number_of_processes_that_does_not_fit_is_refused(monkeypatch, changes, world, message):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    with pytest.raises(ConfigError, match=message), joined(config(**changes), rank_work.CPU):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallel": {"tensor": 2}}, r"parallel\.tensor above 1 needs engine: megatron"),
+        ({"engine": "megatron", "parallel": {"shard": True}}, r"parallel\.shard belongs to engine: plain"),
+        ({"engine": "megatron", "parallel": {"expert": 3}}, r"parallel\.expert is 3; it must divide model\.experts"),
+        ({"engine": "megatron", "parallel": {"tensor": 4}}, r"parallel\.tensor is 4; it must divide model\.heads"),
+        ({"engine": "other"}, r"engine"),
+    ],
+)
+def test_settings_that_no_engine_can_do_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig.parse({**config().model_dump(), **changes})
+
+
+def test_an_engine_of_several_processes_is_refused_outside_of_the_stage(shards):
+    with pytest.raises(ConfigError, match=r"only the pre-training stage runs engine: megatron"):
+        Trainer(config(engine="megatron"), model_config(config(), read_meta(shards)), None)
