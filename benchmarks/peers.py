@@ -105,7 +105,7 @@ def qwen_config(shape: ModelConfig, implementation: str) -> Any:
     """The shape as transformers takes it."""
     from transformers import Qwen3MoeConfig
 
-    config = Qwen3MoeConfig(
+    config = Qwen3MoeConfig(  # type: ignore[call-arg]
         vocab_size=shape.text_vocabulary, hidden_size=shape.hidden, num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.heads, head_dim=shape.hidden // shape.heads,
         num_experts=shape.experts[0], num_experts_per_tok=shape.top_k[0], moe_intermediate_size=shape.expert_hidden,

@@ -7,6 +7,7 @@ says where a step's processor time goes, by torch's profiler.
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ def run(repeats: int, shape: ModelConfig = SHAPE, length: int = LENGTH, rows: in
         for name, (model, loss) in _peers(shape, length, device).items():
             model.train().to(device)
             theirs = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-            other = _step(model, lambda loss=loss: loss(tokens, following), theirs, tokens)
+            other = _step(model, partial(loss, tokens, following), theirs, tokens)
             values = paired(own, other, repeats=repeats, label=name, warm_up=1)["tokens/s"]
             speeds += values[0]
             found.append(
@@ -85,7 +86,7 @@ def _own_megatron(
     def loss(tokens: Tensor, following: Tensor) -> Tensor:
         model.training = False
         batch = batches.setdefault(0, text_batch(shape, *tokens.shape).to(device))
-        return model(batch).means["text"]  # type: ignore[arg-type]
+        return model(batch).means["text"]
 
     return model, loss
 

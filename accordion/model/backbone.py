@@ -166,7 +166,7 @@ class PlainBackbone(Backbone, nn.ModuleList):
     def routers(self) -> Iterator[tuple[int, Balanced]]:
         """See `Backbone.routers`."""
         for index, layer in enumerate(self):
-            yield index, layer.moe
+            yield index, layer.moe  # type: ignore[misc]
 
     def _part(self, plan: LayerPlan, rope: Rope, around: Surroundings) -> Part:
         """What the layers of `plan` need of the batch."""

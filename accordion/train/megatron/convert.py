@@ -94,7 +94,7 @@ def _layer(shape: ModelConfig, position: int, index: int) -> Iterator[Placement]
     width, experts = hidden // heads, shape.experts[index]
     ours, theirs = f"layers.{index}.", f"layers.layers.{position}."
 
-    def at(canonical: str, local: str, *view: int, axis: int | None = None, over: str = "", swapped: bool = False):  # type: ignore[no-untyped-def]
+    def at(canonical: str, local: str, *view: int, axis: int | None = None, over: str = "", swapped: bool = False):
         return Placement(ours + canonical, theirs + local, view, axis, over, swapped)
 
     yield at("norm_attention.weight", "input_layernorm.weight", hidden)

@@ -21,7 +21,7 @@ RENAMED = ("optimizer.optimizer", "optimizer.distrib_optimizer", "optimizer.clip
 """Modules of the package whose functions hold such constants on the way of this engine."""
 
 
-class Stream:
+class Immediate:
     """Work on a CPU is done when it was called: nothing to order, nothing to wait for."""
 
     def wait_stream(self, other: Any) -> None:
@@ -33,7 +33,7 @@ class Stream:
     def synchronize(self) -> None:
         """Do nothing."""
 
-    def record_event(self, event: Any = None) -> "Stream":
+    def record_event(self, event: Any = None) -> "Immediate":
         """An event that has happened."""
         return self
 
@@ -41,11 +41,11 @@ class Stream:
 class Cuda(types.ModuleType):
     """What Megatron's modules find as `torch.cuda`: each call below, and torch's own for the rest."""
 
-    Stream = Event = Stream
+    Stream = Event = Immediate
 
     def __init__(self) -> None:
         super().__init__("torch.cuda")
-        self._only = Stream()
+        self._only = Immediate()
         self.random = self  # where Megatron asks for the state of the generator too
 
     def __getattr__(self, name: str) -> Any:
@@ -59,14 +59,14 @@ class Cuda(types.ModuleType):
         """One."""
         return 1
 
-    def current_stream(self, device: Any = None) -> Stream:
+    def current_stream(self, device: Any = None) -> Immediate:
         """The only one."""
         return self._only
 
     default_stream = current_stream
 
     @contextlib.contextmanager
-    def stream(self, stream: Stream) -> Iterator[None]:
+    def stream(self, stream: Immediate) -> Iterator[None]:
         """The block itself."""
         yield
 

@@ -177,14 +177,14 @@ class ElasticLayer(core.TransformerLayer):
         own.num_moe_experts, own.moe_router_topk = experts, top_k
         super().__init__(own, submodules, *args, **kwargs)
 
-    def forward(self, x: Tensor, part: Part | None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, part: Part | None) -> Tensor:
         """Send the rows of `part` through: x (S, B, H) -> (S, B, H); None: no row passes, nothing is computed."""
         if part is None:
             return x
         self.mlp.plan(part)
         rows = x if part.rows is None else x.index_select(1, part.rows)
         done, _ = super().forward(rows, attention_mask=part.mask, rotary_pos_emb=part.angle)
-        if part.idle:
+        if part.idle and part.rows is not None:
             return x.index_add(1, part.rows, done, alpha=0)
         return done if part.rows is None else x.index_copy(1, part.rows, done)
 
