@@ -15,7 +15,7 @@ from pathlib import Path
 
 from accordion.config.profile import load_profile
 from accordion.device import device
-from accordion.errors import AccordionError
+from accordion.errors import AccordionError, DataError
 from accordion.observe import say
 from accordion.store.atomic import atomic_write
 from accordion.train.pretrain import pretrain
@@ -35,10 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         profile = load_profile(given.profile, tuple(given.set))
         if leader:
+            if given.out.exists():
+                raise DataError(f"{given.out}: exists; name a new folder")
             given.out.mkdir(parents=True)
         with device(given.device):
             metrics = pretrain(profile.pretrain, shards=given.shards, out=given.out, resume=given.resume)
-    except (AccordionError, FileExistsError) as error:
+    except AccordionError as error:
         say(f"error: {error}")
         return 2
     if leader:

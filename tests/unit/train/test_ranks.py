@@ -9,6 +9,7 @@ from accordion.config.pretrain import ParallelConfig, PretrainConfig, model_conf
 from accordion.data.shards import read_meta
 from accordion.errors import ConfigError
 from accordion.model import load_model
+from accordion.train.__main__ import main
 from accordion.train.checkpoint import Snapshot
 from accordion.train.loop import Trainer
 from accordion.train.ranks import joined
@@ -129,6 +130,17 @@ def test_a_number_of_processes_that_does_not_fit_is_refused(monkeypatch, changes
 def test_settings_that_no_engine_can_do_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         PretrainConfig.parse({**config().model_dump(), **changes})
+
+
+def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path, capsys):
+    call = ["--profile", "smoke", "--shards", str(shards), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    call += ["--resume", str(tmp_path / "resume"), "--set", "pretrain.steps=2", "--set", "pretrain.batch=4"]
+    assert main(call) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["steps"] == 2 and load_model(tmp_path / "out").config.hidden > 0
+    assert main(call) == 2 and "exists; name a new folder" in capsys.readouterr().err
+    assert main([*call, "--set", "pretrain.parallel.tensor=2"]) == 2
+    assert "parallel.tensor above 1 needs engine: megatron" in capsys.readouterr().err
 
 
 def test_an_engine_of_several_processes_is_refused_outside_of_the_stage(shards):
