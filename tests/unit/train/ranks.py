@@ -33,7 +33,8 @@ def on_ranks(count: int, work: Callable[..., Any], *args: Any) -> list[Any]:
             pipe.recv() if pipe.poll(SECONDS) else (f"rank {rank} hangs", None) for rank, pipe in enumerate(pipes)
         ]
     finally:
-        for process in processes:
+        for process in processes:  # one that ends by itself takes along what it has started
+            process.join(10)
             process.kill()
     wrong = [trouble for trouble, _ in answers if trouble]
     assert not wrong, "\n".join(wrong)
