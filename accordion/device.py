@@ -1,6 +1,7 @@
 """Where models are trained: set once by whoever runs a stage, read by the stages that can use a GPU."""
 
 import contextvars
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,3 +36,16 @@ def training_device() -> torch.device:
             "and a driver, or set runtime.device=cpu"
         )
     return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and there) else "cpu")
+
+
+def peak_flops(at: torch.device) -> float:
+    """Floating-point operations a second of a large matrix product here, measured: what training is compared with."""
+    kind = torch.bfloat16 if at.type == "cuda" else torch.float32
+    side = 8192 if at.type == "cuda" else 1024
+    one = torch.randn(side, side, device=at, dtype=kind)
+    best = float("inf")
+    for _ in range(4):  # the first one warms up
+        start = time.perf_counter()
+        float((one @ one)[0, 0])
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best

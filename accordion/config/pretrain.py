@@ -222,6 +222,11 @@ class PretrainConfig(Settings):
         0.0, ge=0, lt=1, description="chance that an audio code read in training is replaced by a random one"
     )
     loss_memory: float = Field(0.98, ge=0, lt=1, description="decay of the running losses that weigh the modalities")
+    spike_deviations: float = Field(
+        10.0, ge=0, description="a step whose loss lies so many robust deviations above the recent ones is not learnt "
+        "from; 0: every step is"
+    )  # fmt: skip
+    deterministic: bool = Field(False, description="only operations that give the same bits each time, on a GPU too")
     checkpoint_every: int = Field(100, ge=1)
     checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of an unfinished run that stay on disk")
     validation_sequences: int = Field(64, ge=1, description="validation sequences each family member is judged on")

@@ -15,7 +15,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from accordion.config.pretrain import ModelConfig
-from accordion.data.tokenizers.text import BOS, EOS, PAD
 from accordion.errors import ConfigError
 from accordion.model import Model
 from accordion.model.norm import EPSILON
@@ -48,6 +47,8 @@ def write_huggingface(model: Model, folder: Path, *, context: int) -> None:
     """
     if (why := obstacle(model.config)) is not None:
         raise ConfigError(f"no Hugging Face layout for this model: {why}")
+    from accordion.data.tokenizers.text import BOS, EOS, PAD  # the reader of texts is not needed to cut models
+
     ids = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD}
     settings = {**_settings(model.config, context), **ids}
     atomic_write(folder / "config.json", json.dumps(settings, indent=1) + "\n")

@@ -66,10 +66,20 @@ class Engine(ABC):
     def step(self, rate: float) -> None:
         """Move the weights."""
 
-    def balance(self, step: float) -> None:
-        """Move the selection biases, by the loads of all processes."""
-        self.ranks.sum_loads([router for _, router in self.model.layers.routers()])
+    def balance(self, step: float) -> Tensor:
+        """Move the selection biases, by the loads of all processes.
+
+        Returns:
+            of the step's loads: the busiest expert's over the mean, averaged over layers, and how many experts of
+            all layers got no token (2,).
+        """
+        routers = [router for _, router in self.model.layers.routers()]
+        self.ranks.sum_loads(routers)
+        loads = [router.load for router in routers]
+        most = torch.stack([load.max() / load.mean().clamp_min(1e-9) for load in loads]).mean()
+        idle = torch.stack([(load == 0).sum() for load in loads]).sum().to(most.dtype)
         self.model.balance(step)
+        return torch.stack([most, idle])
 
     @abstractmethod
     def tensors(self) -> tuple[Tensors, Tensors]:

@@ -109,3 +109,14 @@ def enough_memory(remedy: str) -> Iterator[None]:
         if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
             raise
         raise OutOfMemory(f"main memory is full ({str(error).rpartition(': ')[2]}); {remedy}") from error
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Refuse operations inside the block that may give other bits the next time; on a CPU there are none of ours."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

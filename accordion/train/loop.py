@@ -21,6 +21,7 @@ from accordion.model.sampler import Draw, ElasticSampler
 from accordion.train.checkpoint import Snapshot
 from accordion.train.corruption import corrupt_codes, flip_bits
 from accordion.train.engine import build_engine
+from accordion.train.guards import SpikeGuard
 from accordion.train.ranks import Ranks
 from accordion.train.schedule import Conditions, conditions
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # a trainer takes any endless batches with a position
     from accordion.data.loader import ShardLoader
 
 TIMES = ("seconds", "waited")  # of a snapshot's facts: how long it took, not what it did
+LOADS_EVERY = 10  # steps between figures of the experts' loads
 ELASTIC_SEED, HISTORY_SEED, NOISE_SEED = 1, 2, 3  # added to the run's seed: a stream of its own for each generator
 
 
@@ -111,6 +113,7 @@ class Trainer:
         self.sampler = ElasticSampler(shape, config.elastic, steps=config.steps, seed=config.seed + ELASTIC_SEED)
         self.history = torch.Generator().manual_seed(config.seed + HISTORY_SEED)
         self.noise = torch.Generator().manual_seed(config.seed + NOISE_SEED)
+        self.guard = SpikeGuard(config.spike_deviations)
         self.done = 0  # steps
         self.tokens = 0  # positions read, without padding
         self.flops = 0  # floating-point operations of the products, forward and backward
@@ -120,6 +123,8 @@ class Trainer:
 
     def step(self) -> dict[str, float]:
         """Train on one batch and return the figures of the step.
+
+        A step whose loss jumps (`SpikeGuard`) is counted and not learnt from: its figures say `skipped`.
 
         Raises:
             TrainingDiverged: a loss or gradient is not finite; weights and optimizer are as before the step.
@@ -150,8 +155,16 @@ class Trainer:
             self.engine.zero()
             what = "gradient" if math.isfinite(figures["loss/total"]) else "loss"
             raise self._diverged(what, {**figures, "gradient norm": norm_value}, batch, position)
-        self.engine.step(now.rate)
-        self.engine.balance(now.balance_step)
+        if self.guard.jumps(figures["loss/total"]):
+            self.scale = before
+            self.engine.zero()
+            self.engine.balance(0.0)  # forgets the loads of the step
+            figures["skipped"] = 1.0
+        else:
+            self.engine.step(now.rate)
+            loads = self.engine.balance(now.balance_step)
+            if self.done % LOADS_EVERY == 0:
+                figures |= dict(zip(("load/max_over_mean", "load/idle_experts"), loads.tolist(), strict=True))
         self.done += 1
         self.tokens += sum(row.live for row in rows)
         self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
@@ -238,6 +251,7 @@ class Trainer:
             "long_loader": None if self._long is None else self._long.state(),
             "running_losses": self.scale.running,
             "expert_order": self.model.config.expert_order,
+            "guard": self.guard.state(),
         }
         generators = {name: generator.get_state() for name, generator in self._generators().items()}
         tensors = {
@@ -265,6 +279,7 @@ class Trainer:
         if self._long is not None:
             self._long.restore(facts["long_loader"])
         self.scale.restore(facts["running_losses"], self.device)
+        self.guard.restore(facts["guard"])
         self.curves = list(snapshot.curves)
 
 

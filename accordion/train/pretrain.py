@@ -13,14 +13,15 @@ from accordion.data.batch import MODALITIES as KINDS
 from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta, sequence_of
-from accordion.device import training_device
-from accordion.errors import ConfigError, DataError
+from accordion.device import peak_flops, training_device
+from accordion.errors import ConfigError, DataError, Interrupted
 from accordion.model import Model, SubmodelSpec, save_model
 from accordion.model.losses import MODALITIES
 from accordion.observe import progress, record, say
 from accordion.store.atomic import atomic_write
 from accordion.store.manifest import MANIFEST, Manifest, describe_files
-from accordion.train.checkpoint import Snapshot, newest_checkpoint, save_checkpoint
+from accordion.train.checkpoint import CheckpointWriter, Snapshot, newest_checkpoint
+from accordion.train.guards import deterministic, enough_memory, stop_requests
 from accordion.train.loop import TIMES, Trainer, precision
 from accordion.train.ranks import Ranks, joined
 from accordion.train.unigram import unigram_losses
@@ -87,6 +88,9 @@ def _run(
         long = long_loader(config, shards, **part)
         if long is not None:
             open_.enter_context(closing(long))
+        open_.enter_context(deterministic(config.deterministic))
+        remedy = f"lower pretrain.batch (now {config.batch}), pack.sequence or the model's sizes"
+        open_.enter_context(enough_memory(remedy))
         trainer = Trainer(config, shape, loader, device, long=long, ranks=ranks)
         _resume(trainer, resume, identity)
         _train(trainer, config, resume, identity)
@@ -140,17 +144,35 @@ def long_loader(config: PretrainConfig, shards: Path, *, rank: int = 0, ranks: i
 
 
 def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dict[str, Any]) -> None:
+    """All steps that are left; checkpoints are written while the next steps run.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; the state after the last step is saved.
+    """
     latest: dict[str, float] = {}
     steps = range(trainer.done, config.steps)
-    for _ in progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest)):
-        figures = trainer.step()
-        if trainer.ranks.leader:
-            latest.update(figures)
-            record(trainer.done, {**figures, "tokens_per_second": trainer.tokens / max(trainer.seconds, 1e-9)})
-        if trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
-            snapshot = trainer.snapshot()
+    with CheckpointWriter(resume, identity, kept=config.checkpoints_kept) as writer, stop_requests() as stop:
+        for _ in progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest)):
+            figures = trainer.step()
             if trainer.ranks.leader:
-                save_checkpoint(resume, snapshot, identity, kept=config.checkpoints_kept)
+                latest.update(figures)
+                record(trainer.done, {**figures, **_speed(trainer)})
+            asked = bool(trainer.ranks.largest([stop.signal is not None])[0])
+            if asked or trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
+                snapshot = trainer.snapshot()
+                if trainer.ranks.leader:
+                    writer.save(snapshot)
+            if asked and trainer.done < config.steps:
+                writer.wait()
+                raise Interrupted(
+                    f"pretrain: stopped by {stop.signal or 'a signal to another process'} after step {trainer.done} of "
+                    f"{config.steps}, which is saved; run it again to go on"
+                )
+
+
+def _speed(trainer: Trainer) -> dict[str, float]:
+    seconds = max(trainer.seconds, 1e-9)
+    return {"tokens_per_second": trainer.tokens / seconds, "flops_per_second": trainer.flops / seconds}
 
 
 def _note(figures: dict[str, float]) -> str:
@@ -189,8 +211,10 @@ def judge(
         "val_loss_unigram": unigram_losses(shards, model.config, data),
         "submodels": members,
         "tokens": trainer.tokens,
+        "skipped_steps": trainer.guard.skipped,
         "speed": {
-            "tokens_per_second": trainer.tokens / trainer.seconds,
+            **_speed(trainer),
+            "flops_utilisation": trainer.flops / trainer.seconds / (peak_flops(trainer.device) * trainer.ranks.count),
             "data_wait_share": trainer.waited / trainer.seconds,
         },
     }

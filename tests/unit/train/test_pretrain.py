@@ -1,6 +1,8 @@
 """The pre-training stage: what it writes and returns, and that a resumed run is the same run."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from accordion.config.pretrain import MemberSpec, PretrainConfig, model_config
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.device import device, training_device
-from accordion.errors import ArtifactError, ConfigError, TrainingDiverged
+from accordion.errors import ArtifactError, ConfigError, Interrupted, TrainingDiverged
 from accordion.model import SubmodelSpec, load_model, save_model
 from accordion.observe import listening
 from accordion.store.manifest import Manifest
@@ -149,6 +151,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, shards):
     again.mkdir()
     second = pretrain(config, shards=shards, out=again, resume=tmp_path / "a-resume")
     assert (again / "curves.jsonl").read_text() == (out / "curves.jsonl").read_text()
+    del first["speed"]["flops_utilisation"], second["speed"]["flops_utilisation"]  # against a peak measured each time
     assert second == first
     assert len(list((tmp_path / "a-resume").iterdir())) == config.checkpoints_kept
 
@@ -293,3 +296,47 @@ def test_stage_two_without_long_sequences_is_refused(tmp_path, shards):
         run(tmp_path, config, shards, "a")
     with pytest.raises(ConfigError, match="there are no long sequences"):
         trainer(config, shards)
+
+
+def test_a_run_asked_to_stop_saves_the_step_and_goes_on_as_the_whole_one(tmp_path, shards):
+    config = tiny_config(steps=10, checkpoint_every=100)
+    whole, _ = run(tmp_path, config, shards, "whole")
+    out = tmp_path / "stopped"
+    out.mkdir()
+
+    def stop_at_five(step, figures):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 5 of 10, which is saved"):  # noqa: SIM117
+        with listening(stop_at_five):
+            pretrain(config, shards=shards, out=out, resume=tmp_path / "stopped-resume")
+    pretrain(config, shards=shards, out=out, resume=tmp_path / "stopped-resume")
+    for name in ("model.safetensors", "curves.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_step_whose_loss_jumps_changes_nothing_and_is_counted(shards):
+    one = trainer(tiny_config(spike_deviations=5.0), shards)
+    one.step()
+    one.guard.recent.extend([0.1] * 40)  # as if the losses had been a tenth of what comes
+    before = {name: weight.clone() for name, weight in one.model.state_dict().items()}
+    running = one.scale.running
+    figures = one.step()
+    assert figures["skipped"] == 1.0 and one.guard.skipped == 1 and one.done == 2
+    assert all(torch.equal(weight, before[name]) for name, weight in one.model.state_dict().items())
+    assert one.scale.running == running
+    assert not any(router.load.any() for _, router in one.model.layers.routers())
+    one.guard.recent.clear()
+    assert "skipped" not in one.step()
+    assert not torch.equal(one.model.state_dict()["layers.0.moe.router"], before["layers.0.moe.router"])
+
+
+def test_loads_of_the_experts_are_among_the_figures(shards):
+    figures = trainer(tiny_config(), shards).step()
+    assert figures["load/max_over_mean"] >= 1 and figures["load/idle_experts"] >= 0
+
+
+def test_the_speed_of_a_run_names_its_share_of_what_the_machine_can_do(tmp_path, shards):
+    _, metrics = run(tmp_path, tiny_config(steps=3), shards, "speed")
+    assert 0 < metrics["speed"]["flops_utilisation"] < 1 and metrics["speed"]["flops_per_second"] > 0
