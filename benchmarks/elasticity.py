@@ -69,7 +69,8 @@ def text_batch(shape: ModelConfig, rows: int, length: int) -> Batch:
         modality=torch.full((rows, length), TEXT), document=torch.zeros_like(none), group=index.clone(),
         position=index.float().unsqueeze(-1).repeat(1, 1, 3), token=tokens[:, :-1].contiguous(), codes=codes.clone(),
         scale=none.clone(), frame=none.clone(), vision_input=torch.zeros(rows, length, shape.bits),
-        latent=torch.zeros(rows, length, shape.bits),
+        latent=torch.zeros(rows, length, shape.bits), patch=none.clone(),
+        patch_pixels=torch.zeros(rows, 0, 48, dtype=torch.uint8), patch_latent=torch.zeros(rows, 0, shape.bits),
         target_token=tokens[:, 1:].contiguous(), target_bits=torch.full((rows, length, shape.bits), -1.0),
         target_codes=codes.clone(),
     )  # fmt: skip

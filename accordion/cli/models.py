@@ -43,7 +43,7 @@ def generate(
     caption: Annotated[str | None, typer.Option(help="What to draw (.png) or film (.mp4).")] = None,
     image: Annotated[Path | None, typer.Option(help="A picture: described, or with .mp4 set in motion.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A sound: transcribed.")] = None,
-    video: Annotated[Path | None, typer.Option(help="A film: continued (.mp4).")] = None,
+    video: Annotated[Path | None, typer.Option(help="A film: described, or continued (.mp4).")] = None,
     out: Annotated[Path | None, typer.Option(help="New file: .png, .mp4 or .wav; without it, text is printed.")] = None,
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", "--model", help="KIND, KIND:DIGEST or a folder: policy, checkpoint, family.")

@@ -247,6 +247,16 @@ class PackConfig(Settings):
     passes: int = Field(1, ge=1, description="times the training text is encoded, each with its own BPE-dropout")
     dropout: float = Field(0.1, ge=0, lt=1, description="BPE-dropout probability, training text only")
     positions: int = Field(1_200_000, ge=1, description="most positions of the training split, before padding")
+    understanding: bool = Field(
+        True, description="images and clips before their captions are given as features (pretrain.model.vit_layers), "
+        "in a fifth of the positions; false: images as the bits that are generated, clips not at all"
+    )  # fmt: skip
+    drop_captions: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="share of the training images and clips after a caption that have none, for guidance",
+    )
     audio_gain: float = Field(0.5, gt=0, le=1, description="quietest repeat of a training clip, as a factor")
     shares: dict[Literal["text", "image", "video", "audio"], float] = Field(
         {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},

@@ -28,6 +28,10 @@ class ModelShape(Settings):
     shared_hidden: int = Field(64, description="width of the always-active shared expert; 0: none")
     rope_base: float = 1e6
     video_window: int = Field(VIDEO_WINDOW, ge=1, description="earlier frames that a video frame can see")
+    vit_layers: int = Field(2, ge=1, description="of the ViT through which images are understood, if shards hold any")
+    vit_width: int = Field(
+        64, ge=32, multiple_of=32, description="of that ViT and of the attention that merges patches"
+    )
     layer_order: LayerOrder = LAYER_ORDER
     isolated: bool = Field(False, description="experts parted by modality: what one shared pool is compared with")
 
@@ -52,6 +56,8 @@ class ModelConfig(Settings):
     audio_levels: int = Field(description="codes of an audio frame, Q")
     audio_codebook: int = Field(description="entries of each audio codebook; index `audio_codebook` is end-of-audio")
     video_window: int = Field(VIDEO_WINDOW, ge=1, description="earlier frames that a video frame can see")
+    vit_layers: int = Field(0, ge=0, description="of the ViT for understanding; 0: the model sees bits only")
+    vit_width: int = Field(64, ge=32, multiple_of=32)
     layer_order: LayerOrder = LAYER_ORDER
     expert_order: tuple[tuple[int, ...], ...] | None = Field(
         None, description="each layer's experts, those that narrow members keep first; None: by index"
@@ -204,6 +210,10 @@ class PretrainConfig(Settings):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the products; bfloat16 is for GPUs, and many times slower on most CPUs"
     )
+    attention: Literal["auto", "mask", "flex"] = Field(
+        "auto", description="mask: PyTorch's attention under a mask; flex: FlexAttention, which keeps none and skips "
+        "what is not seen; auto: flex on a GPU for sequences of 1024 positions or more"
+    )  # fmt: skip
     batch_ramp: float = Field(
         0.0, ge=0, le=1, description="share of the steps over which the batch grows from a quarter to the whole"
     )
@@ -267,6 +277,8 @@ def model_config(config: PretrainConfig, meta: Mapping[str, Any]) -> ModelConfig
     """The model that fits the vocabularies of packed data, which `meta` (its meta.json) states."""
     shape = config.model.model_dump()
     layers, experts, top_k = shape.pop("layers"), shape.pop("experts"), shape.pop("top_k")
+    if not meta.get("understanding", False):
+        shape["vit_layers"] = 0
     return ModelConfig.parse(
         {
             **shape,

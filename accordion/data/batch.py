@@ -23,33 +23,49 @@ COLUMNS: dict[str, tuple[torch.dtype, type[np.generic]]] = {  # name -> (dtype i
     "frame": (torch.int64, np.int16),
     "vision_input": (torch.float32, np.float16),
     "latent": (torch.float32, np.float16),
+    "patch": (torch.int64, np.int32),
+    "patch_pixels": (torch.uint8, np.uint8),
+    "patch_latent": (torch.float32, np.float16),
     "target_token": (torch.int64, np.int32),
     "target_bits": (torch.float32, np.int8),
     "target_codes": (torch.int64, np.int16),
 }
 EMPTY = {  # what a column holds where it does not apply; -1 in a target means no loss there
     "modality": 0, "document": -1, "group": -1, "position": 0, "token": 0, "codes": -1, "scale": -1, "frame": -1,
-    "vision_input": 0, "latent": 0, "target_token": -1, "target_bits": -1, "target_codes": -1,
+    "vision_input": 0, "latent": 0, "patch": -1, "patch_pixels": 0, "patch_latent": 0,
+    "target_token": -1, "target_bits": -1, "target_codes": -1,
 }  # fmt: skip
+PATCHED = ("patch_pixels", "patch_latent")  # tables of the patches that are looked at, not of positions
+PATCH_PIXELS = 48  # numbers of a patch: 4 x 4 pixels of three colours
+LOOK_FRAMES = 4  # frames of a clip that one position looks at
 Columns = dict[str, np.ndarray]
-_NUMPY: dict[torch.dtype, type[np.generic]] = {torch.int64: np.int64, torch.float32: np.float32}
+_NUMPY: dict[torch.dtype, type[np.generic]] = {
+    torch.int64: np.int64, torch.float32: np.float32, torch.uint8: np.uint8
+}  # fmt: skip
 
 
-def empty_columns(shape: tuple[int, ...], bits: int, levels: int) -> Columns:
-    """Columns of `shape` positions holding their empty values, in the dtypes of the shards."""
+def empty_columns(shape: tuple[int, ...], bits: int, levels: int, patches: int | None = None) -> Columns:
+    """Columns of `shape` positions holding their empty values, in the dtypes of the shards.
+
+    Args:
+        patches: rows of the tables of patches; None: as many as positions.
+    """
     width = {"position": 3, "codes": levels, "target_codes": levels}
-    width |= dict.fromkeys(("vision_input", "latent", "target_bits"), bits)
-    return {
-        name: np.full(shape + ((width[name],) if name in width else ()), EMPTY[name], kind)
-        for name, (_, kind) in COLUMNS.items()
-    }
+    width |= dict.fromkeys(("vision_input", "latent", "target_bits", "patch_latent"), bits)
+    width["patch_pixels"] = PATCH_PIXELS
+    rows = shape if patches is None else (*shape[:-1], patches)
+    found = {}
+    for name, (_, kind) in COLUMNS.items():
+        length = rows if name in PATCHED else shape
+        found[name] = np.full((*length, width[name]) if name in width else length, EMPTY[name], kind)
+    return found
 
 
 @dataclass(frozen=True)
 class Batch:
     """B packed sequences of S positions. Index columns are int64, `-1` means none (`0` for `token`).
 
-    Legend: B batch, S sequence, Q audio levels, D bits of a vision token.
+    Legend: B batch, S sequence, Q audio levels, D bits of a vision token, P rows of a table of patches.
 
     Attributes:
         modality: (B,S) PAD, TEXT, IMAGE, VIDEO or AUDIO; special tokens are TEXT.
@@ -64,6 +80,11 @@ class Batch:
         vision_input: (B,S,D) float32 accumulated feature F, input of a vision position.
         latent: (B,S,D) float32 at the finest scale: what the tokenizer quantized there, from which the bits of any
             scale can be found again when earlier ones have been changed; 0 elsewhere.
+        patch: (B,S) first row, in the sequence's tables, of the patches that this position looks at to understand an
+            image (4 rows) or a clip (4 rows in each of 4 frames); such a position has no scale, input or bits.
+        patch_pixels: (B,P,48) uint8, patches of 4 x 4 pixels; frame after frame, in each the four of a 2 x 2 block
+            together, blocks row by row.
+        patch_latent: (B,P,D) float32, the tokenizer's latent of those patches.
         target_token: (B,S) next text id.
         target_bits: (B,S,D) float32 in {0, 1}, -1 none: the bits at this position (not shifted).
         target_codes: (B,S,Q) codes of the next audio frame; the codebook's size means end-of-audio.
@@ -79,6 +100,9 @@ class Batch:
     frame: Tensor
     vision_input: Tensor
     latent: Tensor
+    patch: Tensor
+    patch_pixels: Tensor
+    patch_latent: Tensor
     target_token: Tensor
     target_bits: Tensor
     target_codes: Tensor
@@ -112,8 +136,11 @@ class Batch:
         return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def cut(self, positions: slice) -> Self:
-        """The same sequences at `positions` only."""
-        return type(self)(**{field.name: getattr(self, field.name)[:, positions] for field in fields(self)})
+        """The same sequences at `positions` only, with all of their patches."""
+        names = [field.name for field in fields(self)]
+        return type(self)(
+            **{name: getattr(self, name) if name in PATCHED else getattr(self, name)[:, positions] for name in names}
+        )
 
     def join(self, other: Self) -> Self:
         """The same sequences with those of `other` (B,T,...) behind them."""

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, Columns, empty_columns
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, LOOK_FRAMES, TEXT, VIDEO, Columns, empty_columns
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, Dropout, TextTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
@@ -46,6 +48,11 @@ class Document:
     def length(self) -> int:
         return len(self.columns["token"])
 
+    @property
+    def patches(self) -> int:
+        """Rows of its tables of patches."""
+        return len(self.columns["patch_pixels"])
+
 
 class Assembler:
     """Turns tokenized parts into documents of at most `sequence` positions."""
@@ -81,6 +88,26 @@ class Assembler:
         ids = document.columns["token"].tolist()
         head, rest = (self.builder(document.kind).tokens(part) for part in (ids[:length], [BOS, *ids[length:]]))
         return replace(head.document(), weight=document.weight), replace(rest.document(), weight=document.weight)
+
+    def image_seen(self, caption: str, pixels: Tensor, latent: Tensor) -> Document:
+        """`BOS BOI <image> EOI caption EOS` with the image as features; uint8 (1,3,H,W), latent (1,1,side,side,D)."""
+        return self._seen("image", IMAGE, BOI, EOI, caption, pixels, latent)
+
+    def video_seen(self, caption: str, pixels: Tensor, latent: Tensor) -> Document:
+        """`BOS BOV <frames> EOV caption EOS` with the clip as features; uint8 (T,3,H,W), latent (1,T,side,side,D)."""
+        return self._seen("video", VIDEO, BOV, EOV, caption, pixels, latent)
+
+    def _seen(
+        self, kind: str, modality: int, begin: int, end: int, caption: str, pixels: Tensor, latent: Tensor
+    ) -> Document:
+        builder = self.builder(kind).tokens([BOS, begin]).look(modality, pixels, latent)
+        if builder.patches > self.sequence:
+            raise DataError(
+                f"pack.sequence: {self.sequence} positions, but the {builder.patches} patches of a clip to understand "
+                f"do not fit its table; raise it to {builder.patches}, or set pack.understanding to false"
+            )
+        room = self.sequence - 2 - sum(len(part["token"]) for part in builder.parts)
+        return builder.tokens([end, *self.text.encode(caption)[:room], EOS]).document()
 
     def image(
         self, caption: str, bits: Sequence[Tensor], latent: Tensor | None = None, *, image_first: bool
@@ -124,9 +151,10 @@ class Builder:
         self.parts: list[Columns] = []
         self.next_position = 0.0  # the next text or audio position, t = h = w
         self.next_group = 0
+        self.patches = 0  # rows of the tables so far
 
-    def _add(self, length: int, modality: int, groups: np.ndarray) -> Columns:
-        part = empty_columns((length,), self.bits, self.levels)
+    def _add(self, length: int, modality: int, groups: np.ndarray, patches: int = 0) -> Columns:
+        part = empty_columns((length,), self.bits, self.levels, patches)
         part["modality"][:] = modality
         part["group"][:] = self.next_group + groups
         self.next_group += int(groups[-1]) + 1
@@ -185,6 +213,30 @@ class Builder:
         self.next_position += max(frames, side)
         return self
 
+    def look(self, modality: int, pixels: Tensor, latent: Tensor) -> "Builder":
+        """Frames to understand, uint8 (T,3,H,W) and latents (1,T,side,side,D): a group for each image or 4 frames.
+
+        Frames that the last group lacks are the last frame again.
+        """
+        depth = LOOK_FRAMES if modality == VIDEO else 1
+        missing = -len(pixels) % depth
+        frames = [*range(len(pixels)), *[len(pixels) - 1] * missing]
+        side = latent.shape[2]
+        blocks = (side // 2) ** 2
+        groups = len(frames) // depth
+        part = self._add(groups * blocks, modality, np.repeat(np.arange(groups), blocks), len(frames) * side * side)
+        cells = F.pixel_unshuffle(pixels[frames].float(), pixels.shape[-1] // side).to(torch.uint8)  # (T,48,side,side)
+        part["patch_pixels"][:] = _in_blocks(cells.movedim(1, -1))
+        part["patch_latent"][:] = _in_blocks(latent[0, frames])
+        start = np.arange(groups)[:, None] * depth * side * side + np.arange(blocks) * 4
+        part["patch"][:] = self.patches + start.reshape(-1)
+        self.patches += len(frames) * side * side
+        part["frame"][:] = np.repeat(np.arange(groups) * depth, blocks)
+        part["position"][:, 0] = self.next_position + part["frame"]
+        part["position"][:, 1:] = self.next_position + np.tile(_centres(side // 2, side), (groups, 1))
+        self.next_position += max(len(frames), side)
+        return self
+
     def document(self) -> Document:
         return Document(self.kind, {name: np.concatenate([part[name] for part in self.parts]) for name in COLUMNS})
 
@@ -193,6 +245,12 @@ def _in_order(grids: Sequence[Tensor]) -> np.ndarray:
     """Per-scale (1,T,h,h,D) -> (positions, D), frame by frame, coarse to fine, rows first."""
     flat = [grid[0].flatten(1, 2).numpy() for grid in grids]  # (T, h*h, D)
     return np.concatenate(flat, axis=1).reshape(-1, flat[0].shape[-1])
+
+
+def _in_blocks(grid: Tensor) -> np.ndarray:
+    """(T,side,side,C) -> (T*side*side, C), the four cells of each 2 x 2 block together, blocks row by row."""
+    blocks = grid.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).permute(0, 1, 3, 2, 4, 5)
+    return blocks.flatten(0, 4).numpy()
 
 
 def _centres(height: int, side: int) -> np.ndarray:

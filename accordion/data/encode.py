@@ -68,33 +68,59 @@ def texts(
         yield from (replace(document, weight=row.weight) for document in assembler.texts(row.text, dropout))
 
 
-def images(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None) -> Iterator[Document]:
-    """Both directions of each image: caption -> image and image -> caption."""
+def images(
+    corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None, *,
+    understanding: bool = False, drop: float = 0.0,
+) -> Iterator[Document]:  # fmt: skip
+    """Both directions of each image: caption -> image and image -> caption.
+
+    Args:
+        understanding: the image that comes before its caption is given as features, not as what is generated.
+        drop: chance, with an `rng`, that an image after its caption has none: what guidance compares with.
+    """
     size = assembler.vision.config.image_size
     found = rows(corpus, "images", ["id", "png", "caption", "weight"], split, rng)
     pictures = ((row, read_png(row.png, str(row.id), size)[None]) for row in found)
-    for row, bits, latent in _encode(pictures, assembler):
-        both = (assembler.image(row.caption, bits, latent, image_first=first) for first in (False, True))
-        yield from (replace(document, weight=row.weight) for document in both)
+    for row, pixels, bits, latent in _encode(pictures, assembler):
+        drawn = assembler.image(_kept(row.caption, drop, rng), bits, latent, image_first=False)
+        seen = (
+            assembler.image_seen(row.caption, pixels, latent)
+            if understanding
+            else assembler.image(row.caption, bits, latent, image_first=True)
+        )
+        yield from (replace(document, weight=row.weight) for document in (drawn, seen))
 
 
-def videos(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None) -> Iterator[Document]:
-    """Each whole clip of each video, after its caption."""
+def videos(
+    corpus: Path, split: str, assembler: Assembler, rng: random.Random | None = None, *,
+    understanding: bool = False, drop: float = 0.0,
+) -> Iterator[Document]:  # fmt: skip
+    """Each whole clip of each video after its caption; with `understanding` also before it, as features."""
     config = assembler.vision.config
     found = rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption", "weight"], split, rng)
     clips = ((row, clip) for row in found for clip in read_clips(row, config.image_size, config.frames))
-    for row, bits, latent in _encode(clips, assembler):
-        yield replace(assembler.video(row.caption, bits, latent), weight=row.weight)
+    for row, pixels, bits, latent in _encode(clips, assembler):
+        both = [assembler.video(_kept(row.caption, drop, rng), bits, latent)]
+        if understanding:
+            both.append(assembler.video_seen(row.caption, pixels, latent))
+        yield from (replace(document, weight=row.weight) for document in both)
+
+
+def _kept(caption: str, drop: float, rng: random.Random | None) -> str:
+    """The caption, or with chance `drop` none."""
+    return "" if rng is not None and drop and rng.random() < drop else caption
 
 
 @torch.no_grad()
-def _encode(clips: Iterable[tuple[Any, Tensor]], assembler: Assembler) -> Iterator[tuple[Any, list[Tensor], Tensor]]:
-    """Row, bits (1,T,h,h,D) by scale and latent (1,T,side,side,D) of each uint8 clip (T,3,H,W)."""
+def _encode(
+    clips: Iterable[tuple[Any, Tensor]], assembler: Assembler
+) -> Iterator[tuple[Any, Tensor, list[Tensor], Tensor]]:
+    """Row, the uint8 clip (T,3,H,W) itself, its bits (1,T,h,h,D) by scale and its latent (1,T,side,side,D)."""
     for some in _together(clips, CLIPS):
         latent = assembler.vision.latent(torch.stack([clip for _, clip in some]).float() / 255)
         scales = quantize(latent, assembler.vision.config.scales)
-        for index, (row, _) in enumerate(some):
-            yield row, [grid[index : index + 1] for grid in scales], latent[index : index + 1]
+        for index, (row, pixels) in enumerate(some):
+            yield row, pixels, [grid[index : index + 1] for grid in scales], latent[index : index + 1]
 
 
 def speech(corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from accordion.config.data import PackConfig
-from accordion.data.batch import MODALITIES, PAD, Columns, empty_columns
+from accordion.data.batch import MODALITIES, PAD, PATCHED, Columns, empty_columns
 from accordion.data.documents import Assembler, Document, Pool
 from accordion.data.encode import images, repeated_speech, speech, texts, torch_threads, videos
 from accordion.data.shards import ShardWriter, record_type, write_meta
@@ -65,11 +65,16 @@ def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Pat
         splits[split] = whole.to_json() | {"sequence": settings.sequence, "datasets": stored}
         say(f"pack {split}: {metrics[split]}")
     assembler = Assembler(*tokenizers, sequence=config.sequence)
-    write_meta(out, _facts(assembler), record_type(config.sequence, assembler.bits, assembler.levels), splits)
+    write_meta(
+        out,
+        _facts(assembler, config.understanding),
+        record_type(config.sequence, assembler.bits, assembler.levels),
+        splits,
+    )
     return metrics
 
 
-def _facts(assembler: Assembler) -> dict[str, Any]:
+def _facts(assembler: Assembler, understanding: bool) -> dict[str, Any]:
     vision, audio = assembler.vision.config, assembler.audio.config
     return {
         "sequence": assembler.sequence,
@@ -77,6 +82,7 @@ def _facts(assembler: Assembler) -> dict[str, Any]:
         "bits": vision.bits,
         "scales": list(vision.scales),
         "frames": vision.frames,
+        "understanding": understanding,
         "audio_levels": audio.levels,
         "audio_codebook": audio.codebook,
     }
@@ -87,8 +93,8 @@ def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assemble
     if split == "val":
         streams = {
             "text": texts(corpus, split, assembler),
-            "image": images(corpus, split, assembler),
-            "video": videos(corpus, split, assembler),
+            "image": images(corpus, split, assembler, understanding=config.understanding),
+            "video": videos(corpus, split, assembler, understanding=config.understanding),
             "audio": speech(corpus, split, assembler),
         }
         return interleave(streams, dict.fromkeys(streams, 1.0), None, where=f"{corpus}, split {split}")
@@ -96,10 +102,11 @@ def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assemble
     # a generator of its own for each stream: how far one is read must not change another
     rng = {kind: random.Random(f"{config.seed}/{kind}") for kind in config.shares}
     dropout = Dropout(config.dropout, config.seed) if config.dropout else None
+    seeing: dict[str, Any] = {"understanding": config.understanding, "drop": config.drop_captions}
     streams = {
         "text": (text for _ in range(config.passes) for text in texts(corpus, split, assembler, dropout, rng["text"])),
-        "image": images(corpus, split, assembler, rng["image"]),
-        "video": videos(corpus, split, assembler, rng["video"]),
+        "image": images(corpus, split, assembler, rng["image"], **seeing),
+        "video": videos(corpus, split, assembler, rng["video"], **seeing),
         "audio": repeated_speech(corpus, split, assembler, config.audio_gain, rng["audio"]),
     }
     shares: dict[str, float] = {kind: share for kind, share in config.shares.items() if share > 0}
@@ -156,6 +163,7 @@ class Packer:
         self.capacity, self.window, self.cut = capacity, window, cut
         self._rooms: dict[Pool, list[tuple[int, int]]] = {}  # dataset -> sorted (room, number of the sequence)
         self._open: dict[int, list[Document]] = {}
+        self._patches: Counter[int] = Counter()  # rows of the tables of patches that an open sequence has filled
         self._opened = 0
         self._gaps: deque[tuple[Pool, list[Document], int]] = deque()  # closed, with its room, until text has come
 
@@ -166,6 +174,8 @@ class Packer:
             return
         rooms = self._rooms.setdefault(dataset, [])
         place = bisect_left(rooms, (document.length, 0))
+        while place < len(rooms) and self._patches[rooms[place][1]] + document.patches > self.capacity:
+            place += 1
         if place < len(rooms):
             room, number = rooms.pop(place)
         else:
@@ -175,7 +185,9 @@ class Packer:
             self._opened += 1
             self._open[number] = []
         self._open[number].append(document)
+        self._patches[number] += document.patches
         if room == document.length:
+            del self._patches[number]
             yield Sequence(dataset, self._open.pop(number))
         else:
             insort(rooms, (room - document.length, number))
@@ -199,6 +211,7 @@ class Packer:
         owner = min((name for name, rooms in self._rooms.items() if rooms), key=lambda name: self._rooms[name][0])
         room, number = self._rooms[owner].pop(0)
         members = self._open.pop(number)
+        del self._patches[number]
         if self.cut is not None and room >= LEAST_FILL and len(self._gaps) < self.window:
             self._gaps.append((owner, members, room))
         else:
@@ -214,13 +227,20 @@ class Packer:
 
 
 def lay_out(documents: list[Document], capacity: int, bits: int, levels: int) -> Columns:
-    """The documents of one sequence as columns (S,...): documents numbered, groups counted on, padded to the end."""
+    """The documents of one sequence as columns (S,...): documents numbered, groups counted on, padded to the end.
+
+    The tables of patches have as many rows as the sequence has positions.
+    """
     packed = empty_columns((capacity,), bits, levels)
-    start = groups = 0
+    start = groups = patches = 0
     for number, document in enumerate(documents):
         stop = start + document.length
         for name, values in document.columns.items():
-            packed[name][start:stop] = values
+            own = slice(patches, patches + document.patches) if name in PATCHED else slice(start, stop)
+            packed[name][own] = values
+        looking = packed["patch"][start:stop]
+        looking[looking >= 0] += patches
+        patches += document.patches
         packed["document"][start:stop] = number
         packed["group"][start:stop] += groups
         groups = int(packed["group"][stop - 1]) + 1

@@ -117,6 +117,12 @@ def _caption(request: Request, creator: Creator, sampling: Sampling) -> str:
     return creator.caption(_picture(request, creator), sampling, longest=request.longest)
 
 
+def _describe(request: Request, creator: Creator, sampling: Sampling) -> str:
+    assert request.video is not None
+    clip = _clip(request.video, creator, creator.vision.config.frames)
+    return creator.describe(clip, sampling, longest=request.longest)
+
+
 def _transcribe(request: Request, creator: Creator, sampling: Sampling) -> str:
     assert request.audio is not None
     pcm, rate = media.read_audio(request.audio)
@@ -141,10 +147,7 @@ def _film(request: Request, creator: Creator, sampling: Sampling) -> bytes:
     if request.image is not None:
         start = _picture(request, creator)[None]
     elif request.video is not None:
-        side, most = creator.vision.config.image_size, creator.vision.config.frames - 1
-        frames = [on_square(frame.pixels, side) for frame, _ in zip(
-            media.video_frames(request.video), range(most), strict=False)]  # fmt: skip
-        start = _floats(np.stack(frames))
+        start = _clip(request.video, creator, creator.vision.config.frames - 1)
     made = _pixels(creator.film(request.caption or "", start, sampling))
     film = Film(made.shape[1])
     film.add([number * FILM_SECONDS for number in range(len(made))], made)
@@ -156,6 +159,13 @@ def _speak(request: Request, creator: Creator, sampling: Sampling) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, pcm.numpy(), creator.audio.config.sample_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
+
+
+def _clip(path: Path, creator: Creator, most: int) -> Tensor:
+    """The first frames of a film, at most so many: (t,3,H,W) in [0,1]."""
+    side = creator.vision.config.image_size
+    frames = zip(media.video_frames(path), range(most), strict=False)
+    return _floats(np.stack([on_square(frame.pixels, side) for frame, _ in frames]))
 
 
 def _picture(request: Request, creator: Creator) -> Tensor:
@@ -183,6 +193,7 @@ DIRECTIONS: Mapping[tuple[str, str], Callable[[Request, Creator, Sampling], str 
     ("caption", "image"): _draw,
     ("caption", "video"): _film,
     ("image", "text"): _caption,
+    ("video", "text"): _describe,
     ("image", "video"): _film,
     ("video", "video"): _film,
 }

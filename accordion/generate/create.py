@@ -8,7 +8,7 @@ from torch import Tensor
 
 from accordion.data.batch import IMAGE, VIDEO
 from accordion.data.tokenizers.audio import AudioTokenizer
-from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, SPECIAL, TextTokenizer
+from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, SPECIAL, TextTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
 from accordion.errors import DataError
 from accordion.generate.sampling import Sampling, draw, draw_bits
@@ -72,12 +72,38 @@ class Creator:
         return self._text_after(stream, stream.tokens(prompt), sampling, longest)
 
     def caption(self, picture: Tensor, sampling: Sampling, *, longest: int = 64) -> str:
-        """What the model says of a picture (3,H,W) in [0,1]: the text after `BOS BOI <image> EOI`."""
+        """What the model says of a picture (3,H,W) in [0,1]: the text after `BOS BOI <image> EOI`.
+
+        A model that was not trained with features for understanding reads the bits of the picture.
+        """
+        if self.model.config.vit_layers:
+            return self._seen(picture[None], IMAGE, (BOI, EOI), sampling, longest)
         bits = self.vision.encode(picture[None, None])
         stream = self._stream(4 + self._cells() + longest)
         stream.tokens([BOS, BOI])
         stream.read(stream.builder.vision(IMAGE, bits).parts[-1])
         return self._text_after(stream, stream.tokens([EOI]), sampling, longest)
+
+    def describe(self, clip: Tensor, sampling: Sampling, *, longest: int = 64) -> str:
+        """What the model says of a clip (T,3,H,W) in [0,1]: the text after `BOS BOV <frames> EOV`.
+
+        Raises:
+            DataError: the model was not trained with clips before their captions.
+        """
+        if not self.model.config.vit_layers:
+            raise DataError(
+                "video: the model was trained without features for understanding, so it has never seen a clip before "
+                "its caption; use one packed with pack.understanding=true"
+            )
+        return self._seen(clip, VIDEO, (BOV, EOV), sampling, longest)
+
+    def _seen(self, frames: Tensor, modality: int, marks: tuple[int, int], sampling: Sampling, longest: int) -> str:
+        with torch.no_grad():
+            latent = self.vision.latent(frames[None])
+        stream = self._stream(4 + (len(frames) + 3) * latent.shape[2] ** 2 // 4 + longest)
+        stream.tokens([BOS, marks[0]])
+        stream.read(stream.builder.look(modality, (frames * 255).round().to(torch.uint8), latent).parts[-1])
+        return self._text_after(stream, stream.tokens([marks[1]]), sampling, longest)
 
     def transcribe(self, pcm: Tensor, sampling: Sampling, *, longest: int = 128) -> str:
         """What the model hears in samples (n,) at the tokenizer's rate: the text after `BOS BOA <frames> EOA`."""

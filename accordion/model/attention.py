@@ -1,10 +1,13 @@
 """Self-attention with rotary (t, h, w) positions and normalised queries and keys, and the masks it obeys."""
 
 from collections.abc import Callable
+from copy import copy
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from accordion.data.batch import PAD, VIDEO, Batch
 from accordion.model.cache import Cache
@@ -23,11 +26,13 @@ class Attention(nn.Module):
         self.norm_q = RmsNorm(hidden // heads)
         self.norm_k = RmsNorm(hidden // heads)
 
-    def forward(self, x: Tensor, rope: Rope, mask: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: Rope, mask: "Tensor | BlockRule", cache: Cache | None = None, layer: int = 0
+    ) -> Tensor:
         """Attend: x (B, S, H) -> (B, S, H).
 
         Args:
-            mask: (B, 1, S, keys), bool (True: may be seen) or float (added to the scores).
+            mask: (B, 1, S, keys), bool (True: may be seen) or float (added to the scores); or the rule itself.
             cache: where the keys and values of this `layer` are kept and read from, in generation.
         """
         rows, length, hidden = x.shape
@@ -36,7 +41,10 @@ class Attention(nn.Module):
         q, k = rotate(self.norm_q(q), rope), rotate(self.norm_k(k), rope)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if isinstance(mask, BlockRule):
+            y = mask.attend(q, k, v)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(y.transpose(1, 2).reshape(rows, length, hidden))
 
 
@@ -65,6 +73,64 @@ def group_mask(batch: Batch, window: int, hidden_frames: Tensor | None = None, *
         mask &= ~(unseen & video[:, start:].unsqueeze(2) & video.unsqueeze(1))
     length = mask.shape[2]
     return (mask | torch.eye(length, dtype=torch.bool, device=mask.device)[start:]).unsqueeze(1)
+
+
+class BlockRule:
+    """The rule of `group_mask` for FlexAttention (arXiv 2412.05496), which skips blocks in which nothing is seen.
+
+    No (S, S) mask is kept. It stands where a mask tensor would: rows of it can be selected.
+    """
+
+    def __init__(self, batch: Batch, window: int, hidden_frames: Tensor | None = None) -> None:
+        self.document, self.group, self.frame = batch.document, batch.group, batch.frame
+        self.live, self.video = batch.modality != PAD, batch.modality == VIDEO
+        self.hidden = torch.zeros_like(self.video) if hidden_frames is None else hidden_frames
+        self.window = window
+
+    def __len__(self) -> int:
+        """B, the rows."""
+        return len(self.document)
+
+    @property
+    def device(self) -> torch.device:
+        return self.document.device
+
+    def index_select(self, axis: int, rows: Tensor) -> "BlockRule":
+        """The rule of some rows."""
+        other = copy(self)
+        other.__dict__.pop("blocks", None)
+        for name in ("document", "group", "frame", "live", "video", "hidden"):
+            setattr(other, name, getattr(self, name).index_select(axis, rows))
+        return other
+
+    def sees(self, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Whether a position sees another, all given by scalar index tensors."""
+        own = self.document[row, query] == self.document[row, key]
+        past = self.group[row, key] <= self.group[row, query]
+        age = self.frame[row, query] - self.frame[row, key]
+        unseen = (age > self.window) | ((age > 0) & self.hidden[row, key])
+        unseen &= self.video[row, query] & self.video[row, key]
+        return (own & past & self.live[row, key] & ~unseen) | (query == key)
+
+    @cached_property
+    def blocks(self) -> BlockMask:
+        """Which blocks of positions see which."""
+        rows, length = self.document.shape
+
+        def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # no method is accepted
+            return self.sees(row, head, query, key)
+
+        return create_block_mask(sees, rows, None, length, length, device=str(self.device))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(D)) v under the rule, each (B, heads, S, D); compiled on a GPU."""
+        attention = _compiled_flex() if q.is_cuda else flex_attention
+        return attention(q.to(v.dtype), k.to(v.dtype), v, block_mask=self.blocks)  # type: ignore[return-value]
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=True)  # type: ignore[return-value]
 
 
 def additive(mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig
-from accordion.model.attention import Attention
+from accordion.model.attention import Attention, BlockRule
 from accordion.model.balance import Balanced
 from accordion.model.cache import Cache
 from accordion.model.elastic import LayerPlan
@@ -34,13 +34,13 @@ class Surroundings:
 
     Attributes:
         position: (B, S, 3) rotary coordinates.
-        mask: (B, 1, S, keys), bool (True: may be seen) or float (added to the scores).
+        mask: (B, 1, S, keys), bool (True: may be seen) or float (added to the scores); or the rule itself.
         live: (B, S) bool, false at padding, which no expert computes; None: there is none.
         modality: (B, S), where it parts the experts; None: it does not.
     """
 
     position: Tensor
-    mask: Tensor
+    mask: Tensor | BlockRule
     live: Tensor | None = None
     modality: Tensor | None = None
 
@@ -94,7 +94,7 @@ class Part:
 
     rows: Tensor | None
     rope: Rope
-    mask: Tensor
+    mask: Tensor | BlockRule
     at: Tensor | None
     eligible: Tensor | None
     top_k: Tensor | None

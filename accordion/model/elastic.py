@@ -12,6 +12,7 @@ from torch import Tensor
 
 from accordion.config.pretrain import ModelConfig
 from accordion.errors import ConfigError
+from accordion.model.understanding import understanding_parameters
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ def parameter_counts(config: ModelConfig) -> tuple[int, int]:
         + (hidden + 1) * config.bits  # vision head
         + 2 * hidden**2 + 3 * hidden  # multi-token prediction
         + hidden  # final norm
+        + understanding_parameters(config)
     )  # fmt: skip
     routers = sum(experts * hidden for experts in config.experts)
     total = rest + config.layers * layer + routers + sum(experts * expert for experts in config.experts)

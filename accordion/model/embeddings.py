@@ -5,13 +5,15 @@ from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import AUDIO, IMAGE, VIDEO, Batch
+from accordion.model.understanding import Understanding
 
 
 class Embeddings(nn.Module):
     """One embedding for each kind of position (foundation model, sections 3 and 4).
 
     Text: a table. Vision: a projection of the accumulated feature plus the scale's embedding; the first scale of
-    the first frame has no feature yet and gets a learned start. Audio: the sum of its levels' embeddings.
+    the first frame has no feature yet and gets a learned start. Audio: the sum of its levels' embeddings. An image or
+    clip to understand: what `Understanding` sees of it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -22,12 +24,15 @@ class Embeddings(nn.Module):
         self.start = nn.Parameter(torch.empty(config.hidden))
         self.audio = nn.Parameter(torch.empty(config.audio_levels, config.audio_codebook + 1, config.hidden))
 
+        self.understanding = Understanding(config) if config.vit_layers else None
+
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states (B, S, H) of the positions of a batch; padding gets that of text id 0."""
         x = self.text(batch.token)  # (B, S, H)
         flat = x.view(-1, x.shape[-1])
         kind = batch.modality.view(-1)
-        vision = ((kind == IMAGE) | (kind == VIDEO)).nonzero().squeeze(1)
+        drawn = ((kind == IMAGE) | (kind == VIDEO)) & (batch.scale.view(-1) >= 0)
+        vision = drawn.nonzero().squeeze(1)
         audio = (kind == AUDIO).nonzero().squeeze(1)
         if len(vision):
             scale = batch.scale.view(-1)[vision]
@@ -39,4 +44,5 @@ class Embeddings(nn.Module):
             codes = batch.codes.view(-1, batch.codes.shape[-1])[audio]  # (n, Q)
             levels = torch.arange(codes.shape[1], device=codes.device)
             flat = flat.index_copy(0, audio, self.audio[levels, codes].sum(1))
-        return flat.view_as(x)
+        states = flat.view_as(x)
+        return states if self.understanding is None else self.understanding(batch, states)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import PAD, Batch
 from accordion.errors import DataError
-from accordion.model.attention import additive, causal_mask, group_mask
+from accordion.model.attention import BlockRule, additive, causal_mask, group_mask
 from accordion.model.backbone import Backbone, Observer, PlainBackbone, Surroundings
 from accordion.model.cache import Cache, empty_cache
 from accordion.model.elastic import EVERYTHING, SubmodelSpec, plan_layers
@@ -31,11 +31,15 @@ class Model(nn.Module):
         config: sizes.
         seed: of the generator that draws the initial weights.
         backbone: the stack of layers, which then keeps its own weights; None: a plain one.
+
+    Attributes:
+        flex: sequences from this many positions on attend by FlexAttention, shorter ones, or all at 0, under a mask.
     """
 
     def __init__(self, config: ModelConfig, *, seed: int = 0, backbone: Backbone | None = None) -> None:
         super().__init__()
         self.config = config
+        self.flex = 0
         self.embeddings = Embeddings(config)
         self.layers: Any = PlainBackbone(config) if backbone is None else backbone
         self.norm = RmsNorm(config.hidden)
@@ -52,7 +56,7 @@ class Model(nn.Module):
                 weight.fill_(1.0)
             elif name.endswith("bias"):
                 weight.zero_()
-            elif name.startswith("embeddings") or name == "heads.audio_code":
+            elif (name.startswith("embeddings") and ".understanding." not in name) or name == "heads.audio_code":
                 weight.normal_(0, 0.5, generator=generator)
             else:
                 inputs = weight.shape[1] if name.endswith(("expert_in", "expert_out")) else weight.shape[-1]
@@ -124,7 +128,7 @@ class Model(nn.Module):
         live = batch.modality != PAD
         around = Surroundings(
             batch.position,
-            additive(group_mask(batch, self.config.video_window, hidden_frames)),
+            self._mask(batch, hidden_frames),
             None if bool(live.all()) else live,
             batch.modality if self.config.isolated else None,
         )
@@ -147,6 +151,12 @@ class Model(nn.Module):
             vision=self.heads.vision(flat.index_select(0, targets.vision_at)),
             audio=torch.stack(audio, 1) if audio else flat.new_zeros(0, *self.heads.audio.shape[:2]),
         )
+
+    def _mask(self, batch: Batch, hidden_frames: Tensor | None) -> Tensor | BlockRule:
+        window = self.config.video_window
+        if self.flex and batch.modality.shape[1] >= self.flex:
+            return BlockRule(batch, window, hidden_frames)
+        return additive(group_mask(batch, window, hidden_frames))
 
     def hidden(self, tokens: Tensor, mask: Tensor, *, bidirectional: bool = False) -> Tensor:
         """Final normed states (B, S, H) of plain text.

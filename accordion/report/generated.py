@@ -20,6 +20,7 @@ from accordion.report.reconstruct import Grid, samples
 
 SPOKEN = 3.0  # most seconds of a clip that is transcribed, and of one that is spoken
 SAID = 24  # most tokens of a text
+_CLIP = ["id", "frames", "n", "height", "width", "caption"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +109,21 @@ def _drawn(creator: Creator, corpus: Path, count: int) -> tuple[Grid | None, lis
 
 def _described(creator: Creator, corpus: Path, count: int) -> list[tuple[str, str, str]]:
     rows = _rows(corpus, "images", ["id", "png", "caption"], count)
-    return [
+    said = [
         ("describe image", row["caption"], creator.caption(_real(creator, row), _sampling(0.0), longest=SAID))
         for row in rows
     ]
+    if creator.model.config.vit_layers:
+        for row in _rows(corpus, "video", _CLIP, 2):
+            told = creator.describe(_clip(creator, row), _sampling(0.0), longest=SAID)
+            said.append(("describe clip", row["caption"], told))
+    return said
 
 
 def _films(creator: Creator, corpus: Path, count: int) -> Grid | None:
     config, lines = creator.vision.config, []
-    for row in _rows(corpus, "video", ["id", "frames", "n", "height", "width", "caption"], count):
-        clip = next(iter(read_clips(_Row(row), config.image_size, config.frames))).float() / 255
+    for row in _rows(corpus, "video", _CLIP, count):
+        clip = _clip(creator, row)
         made = creator.film(row["caption"], clip[:1], Sampling())
         lines += [_pixels(clip), _pixels(made)]
     names = tuple(f"frame {number + 1}" for number in range(config.frames))
@@ -141,6 +147,12 @@ def _voices(creator: Creator, corpus: Path, count: int) -> tuple[list[Voice], li
             )
         )  # fmt: skip
     return voices, said
+
+
+def _clip(creator: Creator, row: dict[str, Any]) -> torch.Tensor:
+    """The first clip (T,3,H,W) in [0,1] of a record."""
+    config = creator.vision.config
+    return next(iter(read_clips(_Row(row), config.image_size, config.frames))).float() / 255
 
 
 class _Row:

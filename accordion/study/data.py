@@ -23,7 +23,15 @@ from accordion.store.atomic import atomic_folder, atomic_write
 
 SPLITS = ("train", "val")
 POSITION_UNIT = 64  # positions are stored in 64ths: centres of vision cells are whole multiples
-_RAW = ("modality", "scale", "vision_input", "latent", "target_bits")  # differences along the sequence would not help
+_RAW = (
+    "modality",
+    "scale",
+    "vision_input",
+    "latent",
+    "patch_pixels",
+    "patch_latent",
+    "target_bits",
+)  # differences along the sequence would not help
 _READ = 256  # sequences read at a time
 
 

@@ -21,6 +21,7 @@ from accordion.model.sampler import Draw
 from accordion.train.ranks import Ranks
 
 Tensors = dict[str, Tensor]
+FLEX_FROM = 1024  # positions; a mask of fewer is small
 
 
 class Shell(nn.Module):
@@ -100,6 +101,7 @@ class PlainEngine(Engine):
     def __init__(self, config: PretrainConfig, shape: ModelConfig, device: torch.device, ranks: Ranks) -> None:
         self.ranks = ranks
         self.model = Model(shape, seed=config.seed).train().to(device)
+        self.model.flex = flex_from(config, device)
         shell = Shell(self.model)
         if config.parallel.shard:
             from torch.distributed.device_mesh import init_device_mesh
@@ -186,8 +188,16 @@ def _like(whole: Tensor, target: Tensor) -> Tensor:
 
 
 def decays(name: str, weight: Tensor) -> bool:
-    """Whether weight decay applies: to matrices, not to embeddings, norms and biases."""
-    return weight.ndim > 1 and not name.startswith("embeddings")
+    """Whether weight decay applies: to matrices, not to embeddings, norms and biases; the ViT has matrices."""
+    table = name.startswith("embeddings") and ".understanding." not in name
+    return weight.ndim > 1 and not table
+
+
+def flex_from(config: PretrainConfig, device: torch.device) -> int:
+    """From how many positions on sequences attend by FlexAttention; 0: never."""
+    if config.attention == "auto":
+        return FLEX_FROM if device.type == "cuda" else 0
+    return 1 if config.attention == "flex" else 0
 
 
 def build_optimizer(model: Model, config: PretrainConfig) -> torch.optim.AdamW:

@@ -92,3 +92,20 @@ def test_elastic_training_in_bfloat16_learns_and_resumes(tmp_path, subsets):
     first.snapshot().write(folder)
     second.restore(first.snapshot().read(folder))
     assert second.step()["loss/total"] == pytest.approx(first.step()["loss/total"], rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flex_attention_gives_the_losses_and_gradients_of_the_mask(dtype):
+    """Also under elastic rows, whose number changes from layer to layer, and for a length that is no power of two."""
+    batch = small_batch(rows=5, length=150, seeing=True).to("cuda")
+    found = []
+    for flex in (0, 1):
+        there = model(vit_layers=1).train().cuda()
+        there.flex = flex
+        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+            total = sum(there(batch, drawn(there.config)).means.values())
+        total.backward()
+        found.append((total.detach(), there.layers[0].attention.qkv.weight.grad))
+    bound = 1e-3 if dtype == torch.float32 else 3e-2
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(theirs, mine, atol=bound, rtol=bound)

@@ -44,6 +44,7 @@ BROKEN = {
     "bits_outside": "vision targets not in {0, 1} at vision positions, or not -1 elsewhere",
     "vision_index_outside": "scale or frame out of range at vision positions, or not -1 elsewhere",
     "vision_input_not_finite": "NaN or infinite vision inputs",
+    "patch_outside": "patches looked at that are not there",
     "latent_not_finite": "NaN or infinite latents of vision",
 }
 
@@ -227,11 +228,15 @@ def _audio_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[str
 
 def _vision_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[str, np.ndarray]:
     bits, scale, frame = part["target_bits"], part["scale"], part["frame"]
-    vision = np.isin(part["modality"], (IMAGE, VIDEO))
+    looking, rows = part["patch"] >= 0, part["patch_pixels"].shape[1]
+    seen = np.isin(part["modality"], (IMAGE, VIDEO)) & looking
+    vision = np.isin(part["modality"], (IMAGE, VIDEO)) & ~looking
     inside = (scale >= 0) & (scale < len(meta["scales"])) & (frame >= 0) & (frame < meta["frames"])
     return {
         "bits_outside": np.where(vision[..., None], (bits != 0) & (bits != 1), bits != -1).sum((1, 2)),
-        "vision_index_outside": np.where(vision, ~inside, (scale != -1) | (frame != -1)).sum(1),
+        "vision_index_outside": np.where(vision, ~inside, (scale != -1) | ((frame != -1) & ~seen)).sum(1),
+        "patch_outside": ((looking & ~seen) | (part["patch"] < -1) | (part["patch"] >= rows)).sum(1),
         "vision_input_not_finite": (~np.isfinite(part["vision_input"])).sum((1, 2)),
-        "latent_not_finite": (~np.isfinite(part["latent"])).sum((1, 2)),
+        "latent_not_finite": (~np.isfinite(part["latent"])).sum((1, 2))
+        + (~np.isfinite(part["patch_latent"])).sum((1, 2)),
     }

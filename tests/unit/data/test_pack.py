@@ -131,6 +131,51 @@ def test_rotary_positions_are_centred_and_text_continues_after_the_block(assembl
     assert columns["frame"][block].tolist() == [0] * 21 + [1] * 21 + [2] * 21
 
 
+def test_an_image_to_understand_is_laid_out_in_blocks_of_neighbours(assembler: Assembler) -> None:
+    """Every patch of 4 x 4 pixels holds its own number, so that the order of the rows can be read."""
+    number = torch.arange(16).view(1, 4, 4)
+    pixels = number.repeat_interleave(4, 1).repeat_interleave(4, 2).expand(1, 3, 16, 16).to(torch.uint8)
+    latent = number.view(1, 1, 4, 4, 1).expand(1, 1, 4, 4, 5).float()
+    document = assembler.image_seen("the cat", pixels, latent)
+    columns = document.columns
+    wanted = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+    assert columns["patch_pixels"].tolist() == [[n] * 48 for n in wanted]
+    assert columns["patch_latent"][:, 0].tolist() == wanted
+    assert columns["modality"].tolist() == [TEXT] * 2 + [IMAGE] * 4 + [TEXT] * (document.length - 6)
+    assert columns["patch"][2:6].tolist() == [0, 4, 8, 12] and document.patches == 16
+    assert columns["position"][2:6].tolist() == [[2, 2.5, 2.5], [2, 2.5, 4.5], [2, 4.5, 2.5], [2, 4.5, 4.5]]
+    assert len(set(columns["group"][2:6])) == 1 and (columns["target_bits"] == -1).all()
+    assert columns["token"][[0, 1, 6, -1]].tolist() == [BOS, BOI, EOI, EOS]
+    assert columns["target_token"][6] == assembler.text.encode("the cat")[0]
+
+
+def test_a_clip_to_understand_is_filled_up_to_four_frames(assembler: Assembler) -> None:
+    pixels = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 16, 16)
+    columns = assembler.video_seen("", pixels, torch.zeros(1, 3, 4, 4, 5)).columns
+    assert columns["patch_pixels"][::16, 0].tolist() == [0, 1, 2, 2]
+    assert columns["patch"][columns["modality"] == VIDEO].tolist() == [0, 4, 8, 12]
+
+
+def test_a_clip_whose_patches_do_not_fit_is_refused(tools: dict[str, Path]) -> None:
+    small = VisionTokenizer(VISION.model_copy(update={"frames": 1}))
+    parts = TextTokenizer.load(tools["text"]), small, AudioTokenizer.load(tools["audio"])
+    tight = Assembler(*parts, sequence=30)
+    with pytest.raises(DataError, match=r"pack\.sequence: 30 positions, but the 64 patches"):
+        tight.video_seen("", torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, 1, 4, 4, 5))
+
+
+def test_sequences_hold_no_more_patches_than_positions_and_point_to_their_own(assembler: Assembler) -> None:
+    document = assembler.image_seen("the cat", torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.ones(1, 1, 4, 4, 5))
+    packer = Packer(capacity=64, window=4)
+    pool = Pool("image")
+    closed = [each for _ in range(20) for each in packer.add(document, pool)] + list(packer.rest())
+    assert sum(len(each.documents) for each in closed) == 20
+    assert max(sum(each.patches for each in sequence.documents) for sequence in closed) == 64
+    columns = lay_out(closed[0].documents, 64, 5, 3)
+    used = columns["patch"][columns["patch"] >= 0]
+    assert used.tolist() == list(range(0, 64, 4)) and columns["patch_latent"].all()
+
+
 def test_a_speech_document_predicts_the_next_frame_and_its_end(assembler: Assembler) -> None:
     codes = torch.arange(12).reshape(4, 3) % 8
     columns = assembler.speech("the dog", codes, audio_first=False).columns
@@ -370,7 +415,9 @@ def test_shards_hold_the_contracts_columns(shards: Path) -> None:
             starts = columns["token"][row] == BOS
             assert starts.sum() == columns["document"][row].max() + 1
             assert (columns["position"][row][starts] == 0).all()
-        vision = np.isin(columns["modality"], (IMAGE, VIDEO))
+        looking = columns["patch"] >= 0
+        assert looking.any() and np.isin(columns["modality"][looking], (IMAGE, VIDEO)).all()
+        vision = np.isin(columns["modality"], (IMAGE, VIDEO)) & ~looking
         assert (columns["target_bits"][vision] >= 0).all()
         assert (columns["target_bits"][~vision] == -1).all()
         assert (columns["target_token"][columns["modality"] != TEXT] == -1).all()
@@ -407,7 +454,7 @@ def test_training_reads_the_shares_though_media_are_stored_once(shards: Path) ->
     with closing(ShardLoader(shards, "train", batch=400, seed=0)) as loader:
         held = np.bincount(next(loader).modality.flatten().numpy(), minlength=5)
     assert held[VIDEO] / held[1:].sum() == pytest.approx(0.2 * 63 / 67, abs=0.02)
-    assert held[IMAGE] / held[1:].sum() == pytest.approx(0.15 * 21 / 28, abs=0.02)
+    assert held[IMAGE] / held[1:].sum() == pytest.approx(0.15 * (21 + 4) / (28 + 11), abs=0.02)  # drawn and read
     assert max(open_split(shards, "train")["text"].counts) <= CONFIG.shard_sequences
 
 

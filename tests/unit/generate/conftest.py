@@ -38,6 +38,6 @@ def model(tools: Tools) -> Model:
     config = ModelConfig(
         hidden=16, heads=2, experts=(4,) * 5, top_k=(2,) * 5, expert_hidden=8, shared_hidden=8, rope_base=1e4,
         text_vocabulary=tools.text.vocabulary, bits=5, scales=VISION.scales, frames=3, audio_levels=3,
-        audio_codebook=8, video_window=1,
+        audio_codebook=8, video_window=1, vit_layers=1, vit_width=32,
     )  # fmt: skip
     return Model(config, seed=1).eval()

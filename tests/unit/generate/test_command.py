@@ -43,7 +43,13 @@ def made(tmp_path, monkeypatch, model, tools):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["3 + 4", "--checkpoint", "checkpoint"], ["--text", "the cat"], ["--image", "photo.png"], ["--audio", "word.wav"]],
+    [
+        ["--video", "film.mp4"],
+        ["3 + 4", "--checkpoint", "checkpoint"],
+        ["--text", "the cat"],
+        ["--image", "photo.png"],
+        ["--audio", "word.wav"],
+    ],
     ids=lambda arguments: arguments[0],
 )
 def test_text_comes_after_anything(made, arguments):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from accordion.data.batch import COLUMNS, VIDEO, Batch
+from accordion.data.batch import COLUMNS, PATCHED, VIDEO, Batch
 from accordion.data.documents import Assembler, Document
 from accordion.data.tokenizers.text import SPECIAL
 from accordion.data.tokenizers.vision import VisionTokenizer
@@ -26,6 +26,10 @@ def documents(tools: Tools) -> dict[str, Document]:
         found[f"image {first}"] = maker.image("the cat", tools.vision.encode(clip[:, :1]), image_first=first)
         found[f"audio {first}"] = maker.speech("the dog", codes, audio_first=first)
     found["video"] = maker.video("the car", tools.vision.encode(clip))
+    pixels = (clip[0] * 255).byte()
+    latent = tools.vision.latent(clip).detach()
+    found["image seen"] = maker.image_seen("the cat", pixels[:1], latent[:, :1])
+    found["video seen"] = maker.video_seen("the car", pixels, latent)
     return found
 
 
@@ -37,9 +41,13 @@ def test_a_document_read_group_by_group_gives_the_logits_of_the_whole_forward_pa
             whole = model.outputs(Batch.from_columns({key: values[None] for key, values in columns.items()}))
         stream = Stream(model, document.length)
         heard: list[torch.Tensor] = []
-        group, states = columns["group"], []
+        group, states, shown = columns["group"], [], False
         for first in range(0, int(group.max()) + 1, together):
-            part = {key: values[(group >= first) & (group < first + together)] for key, values in columns.items()}
+            now = (group >= first) & (group < first + together)
+            part = {key: values[now] for key, values in columns.items() if key not in PATCHED}
+            looks = part["patch"].max(initial=-1) >= 0  # the patches come with the first group that looks at some
+            part |= {key: columns[key][: None if looks and not shown else 0] for key in PATCHED}
+            shown |= looks
             last = torch.from_numpy(part["target_codes"][-1].astype(np.int64))
 
             def choose(level, logits, last=last, heard=heard):
@@ -113,6 +121,7 @@ def test_every_direction_gives_what_it_promises(model, tools):
     assert voice.ndim == 1 and len(voice) % AUDIO.frame_samples == 0 and len(voice) <= 3200
     for text in (
         creator.caption(picture, sampling, longest=8),
+        creator.describe(film, sampling, longest=8),
         creator.transcribe(voice, sampling, longest=8),
         creator.continue_text([1, *tools.text.encode("the")], sampling, longest=8),
     ):
@@ -159,3 +168,10 @@ def test_tokenizers_of_another_model_are_refused(model, tools):
 def test_half_a_character_is_replaced_so_that_any_answer_can_be_printed():
     assert whole_characters("a\ud83cb\U0001f600\udc67") == "a\ufffdb\U0001f600\ufffd"
     assert whole_characters("всё 漢字") == "всё 漢字"
+
+
+def test_a_model_without_features_captions_from_bits_and_describes_no_clip(model, tools):
+    blind = Creator(Model(model.config.model_copy(update={"vit_layers": 0})).eval(), tools)
+    assert isinstance(blind.caption(torch.rand(3, 16, 16), Sampling(), longest=4), str)
+    with pytest.raises(DataError, match=r"pack\.understanding=true"):
+        blind.describe(torch.rand(3, 3, 16, 16), Sampling())

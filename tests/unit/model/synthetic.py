@@ -20,8 +20,10 @@ def small_config(layers: int = 5, experts: int = 6, top_k: int = 3, **changes) -
 
 
 class _Row:
-    def __init__(self, length: int, generator: torch.Generator) -> None:
+    def __init__(self, length: int, generator: torch.Generator, seeing: bool) -> None:
+        self.seeing = seeing
         self.length, self.generator, self.at, self.group, self.document = length, generator, 0, 0, -1
+        self.seen = 0
         bits, levels = SIZES["bits"], SIZES["audio_levels"]
         none = torch.full((length,), -1)
         self.columns = {
@@ -29,7 +31,8 @@ class _Row:
             "position": torch.zeros(length, 3), "token": torch.zeros(length, dtype=torch.long),
             "codes": torch.full((length, levels), -1), "scale": none.clone(), "frame": none.clone(),
             "vision_input": torch.zeros(length, bits), "latent": torch.zeros(length, bits),
-            "target_token": none.clone(),
+            "patch": none.clone(), "target_token": none.clone(),
+            "patch_pixels": torch.zeros(length, 48, dtype=torch.uint8), "patch_latent": torch.zeros(length, bits),
             "target_bits": torch.full((length, bits), -1.0), "target_codes": torch.full((length, levels), -1),
         }  # fmt: skip
 
@@ -62,6 +65,12 @@ class _Row:
                     )  # fmt: skip
                 self.group += 1
 
+    def look(self, frames: int, kind: int) -> None:
+        """Positions that look at the patches of an image, or of a clip of 4 frames: here one block of 2 x 2 each."""
+        self.put(modality=kind, frame=0, patch=self.seen, position=float(self.at))
+        self.seen += 4 * frames
+        self.group += 1
+
     def audio(self, frames: int) -> None:
         end = SIZES["audio_codebook"]
         codes = self.draw(end, frames + 1, SIZES["audio_levels"])
@@ -83,14 +92,22 @@ class _Row:
         self.document = 2
         self.audio(3)
         self.document = 3
+        if self.seeing:
+            self.columns["patch_pixels"] = self.draw(256, self.length, 48).byte()
+            self.columns["patch_latent"].normal_(generator=self.generator)
+            self.look(1, IMAGE)
+            self.look(4, VIDEO)
         left = self.length - self.at - padding
         assert left > 2, (self.length, self.at, video)
         self.text(left)
         return self.columns
 
 
-def small_batch(rows: int = 4, length: int = 48, seed: int = 0) -> Batch:
-    """`rows` packed sequences; each holds text, an image, a video clip and audio, and some end with padding."""
+def small_batch(rows: int = 4, length: int = 48, seed: int = 0, *, seeing: bool = False) -> Batch:
+    """`rows` packed sequences; each holds text, an image, a video clip and audio, and some end with padding.
+
+    With `seeing` the last document begins with an image and a clip to understand.
+    """
     generator = torch.Generator().manual_seed(seed)
-    filled = [_Row(length, generator).fill(padding=(row % 3) * 2) for row in range(rows)]
+    filled = [_Row(length, generator, seeing).fill(padding=(row % 3) * 2) for row in range(rows)]
     return Batch.from_columns({name: torch.stack([row[name] for row in filled]) for name in filled[0]})

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from accordion.data.batch import AUDIO, IMAGE, TEXT, VIDEO
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.model import Model, SubmodelSpec, load_model, parameter_counts, save_model
-from accordion.model.attention import draw_hidden_frames, group_mask
+from accordion.model.attention import BlockRule, draw_hidden_frames, group_mask
 from accordion.model.losses import scale_weights
 from accordion.model.sampler import Draw
 from tests.unit.model.synthetic import small_batch, small_config
@@ -356,3 +356,26 @@ def test_bits_of_early_scales_count_more_in_what_is_minimised_and_as_they_are_in
     own = scale_weights(model.config.scales, 1.0)[outputs.targets.scale]
     by_hand = (bits * own)[chosen].sum() / plain.counts["image"]
     torch.testing.assert_close(weighed.aims["image"], by_hand)
+
+
+def test_flex_attention_sees_what_the_mask_shows_also_for_selected_rows_and_hidden_frames():
+    """Every pair of positions by the rule and by the mask, and the model's outputs both ways, elastic rows too."""
+    batch = small_batch(rows=3, seeing=True)
+    hidden = draw_hidden_frames(batch, 0.5, torch.Generator().manual_seed(1))
+    length = batch.modality.shape[1]
+    rule = BlockRule(batch, 1, hidden).index_select(0, torch.tensor([2, 0]))
+    mask = group_mask(batch, 1, hidden)[[2, 0], 0]
+    row, query, key = torch.meshgrid(torch.arange(2), torch.arange(length), torch.arange(length), indexing="ij")
+    assert torch.equal(rule.sees(row, row, query, key), mask)
+    model = build(small_config(video_window=1, vit_layers=1))
+    specs = [SubmodelSpec.full(model.config), SubmodelSpec.nested(model.config, layers=4, experts=3, top_k=2)]
+    given = [specs[0], specs[1], specs[0]]
+    with torch.no_grad():
+        masked = model.outputs(batch, given, hidden_frames=hidden)
+        model.flex = length + 1
+        longer = model.outputs(batch, given, hidden_frames=hidden)
+        model.flex = length
+        flexed = model.outputs(batch, given, hidden_frames=hidden)
+    for name in ("text", "vision", "audio"):
+        torch.testing.assert_close(getattr(flexed, name), getattr(masked, name), atol=1e-5, rtol=1e-5)
+        assert torch.equal(getattr(longer, name), getattr(masked, name))
