@@ -50,13 +50,17 @@ def conditions(config: PretrainConfig, step: int) -> Conditions:
     """The conditions of `step`, from 0: warm-up, stable, decay; then, with long sequences, a cosine to a tenth."""
     settings, long = config.optimizer, config.long_context
     first = config.first_steps
-    rates = {"warmup": settings.warmup_steps, "decay_share": settings.decay_share, "to": settings.decay_to}
+
+    def first_rate(step: int) -> float:
+        return settings.learning_rate * warmup_stable_decay(
+            step, steps=first, warmup=settings.warmup_steps, decay_share=settings.decay_share, to=settings.decay_to
+        )
+
     if step < first or not long.share:
-        rate = settings.learning_rate * warmup_stable_decay(step, steps=first, **rates)
+        rate = first_rate(step)
         batch = ramped(step, steps=round(config.steps * config.batch_ramp), batch=config.batch)
         return Conditions(rate, batch, False, config.mtp_weight, config.balance_step)
-    reached = settings.learning_rate * warmup_stable_decay(first, steps=first, **rates)
-    rate = reached * cosine(step - first, steps=config.steps - first)
+    rate = first_rate(first) * cosine(step - first, steps=config.steps - first)
     return Conditions(rate, config.batch, True, long.mtp_weight, long.balance_step)
 
 
