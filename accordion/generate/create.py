@@ -189,7 +189,8 @@ class Creator:
         return tokenizer.decode(bits)[0]
 
     def _text_after(self, stream: Stream, states: Tensor, sampling: Sampling, longest: int) -> str:
-        generator, ids = sampling.generator(), []
+        generator = sampling.generator()
+        ids: list[int] = []
         for count in range(longest):
             logits = stream.token_logits(states).clone()
             # control ids are not text, and an answer has at least one token

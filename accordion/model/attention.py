@@ -124,13 +124,13 @@ class BlockRule:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """softmax(q k^T / sqrt(D)) v under the rule, each (B, heads, S, D); compiled on a GPU."""
-        attention = _compiled_flex() if q.is_cuda else flex_attention
-        return attention(q.to(v.dtype), k.to(v.dtype), v, block_mask=self.blocks)  # type: ignore[return-value]
+        attention: Callable[..., Tensor] = _compiled_flex() if q.is_cuda else flex_attention  # type: ignore[assignment]
+        return attention(q.to(v.dtype), k.to(v.dtype), v, block_mask=self.blocks)
 
 
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention, dynamic=True)  # type: ignore[return-value]
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def additive(mask: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def _continued(creator: Creator, corpus: Path) -> list[tuple[str, str, str]]:
 
 def _drawn(creator: Creator, corpus: Path, count: int) -> tuple[Grid | None, list[str]]:
     rows = _rows(corpus, "images", ["id", "png", "caption"], count)
-    pictures = []
+    pictures: list[np.ndarray] = []
     for row in rows:
         real = _real(creator, row)
         coded = creator.vision.decode(creator.vision.encode(real[None, None]))[0]
