@@ -253,6 +253,8 @@ class PretrainConfig(Settings):
         split = {name: getattr(parallel, name) for name in ("expert", "tensor", "context")}
         if self.engine == "plain" and (asked := [name for name, size in split.items() if size > 1]):
             raise ValueError(f"parallel.{asked[0]} above 1 needs engine: megatron; the plain engine has DDP and shard")
+        if self.engine == "megatron" and self.attention == "flex":
+            raise ValueError("attention: flex belongs to engine: plain; Megatron-Core's layers take a mask")
         if self.engine == "megatron" and parallel.shard:
             raise ValueError("parallel.shard belongs to engine: plain; Megatron-Core splits its optimizer by itself")
         for name, what, size in (

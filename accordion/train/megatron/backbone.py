@@ -9,6 +9,7 @@ from torch import Tensor
 
 from accordion.config.pretrain import ModelConfig, ParallelConfig
 from accordion.errors import ConfigError
+from accordion.model.attention import BlockRule
 from accordion.model.backbone import After, Backbone, Observer, Surroundings
 from accordion.model.balance import Balanced
 from accordion.model.cache import Cache
@@ -105,6 +106,8 @@ class MegatronBackbone(Backbone, core.TransformerBlock):
     def _part(self, plan: LayerPlan, angle: Tensor, around: Surroundings) -> Part:
         """What the layers of `plan` need of the batch."""
         mask, live, modality = around.mask, around.live, around.modality
+        if isinstance(mask, BlockRule):
+            raise ConfigError("pretrain.attention: flex belongs to engine: plain; Megatron-Core's layers take a mask")
         rows, device = plan.rows, mask.device
         idle = rows is not None and not len(rows)
         if idle:

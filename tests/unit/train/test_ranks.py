@@ -146,3 +146,8 @@ def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path, capsys):
 def test_an_engine_of_several_processes_is_refused_outside_of_the_stage(shards):
     with pytest.raises(ConfigError, match=r"only the pre-training stage runs engine: megatron"):
         Trainer(config(engine="megatron"), model_config(config(), read_meta(shards)), None)
+
+
+def test_flex_attention_is_for_the_plain_engine() -> None:
+    with pytest.raises(ValueError, match="attention: flex belongs to engine: plain"):
+        tiny_config(engine="megatron", attention="flex")
