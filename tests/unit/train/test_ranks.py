@@ -138,7 +138,7 @@ def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path, capsys):
     assert main(call) == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["steps"] == 2 and load_model(tmp_path / "out").config.hidden > 0
-    assert main(call) == 2 and "exists; name a new folder" in capsys.readouterr().err
+    assert main(call) == 2 and "exists and is not empty; name a new folder" in capsys.readouterr().err
     assert main([*call, "--set", "pretrain.parallel.tensor=2"]) == 2
     assert "parallel.tensor above 1 needs engine: megatron" in capsys.readouterr().err
 
