@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         profile = load_profile(given.profile, tuple(given.set))
         if leader:
-            if given.out.exists():
-                raise DataError(f"{given.out}: exists; name a new folder")
-            given.out.mkdir(parents=True)
+            given.out.mkdir(parents=True, exist_ok=True)
+            if any(given.out.iterdir()):  # empty is what a launcher finds that starts the processes again
+                raise DataError(f"{given.out}: exists and is not empty; name a new folder")
         with device(given.device):
             metrics = pretrain(profile.pretrain, shards=given.shards, out=given.out, resume=given.resume)
     except AccordionError as error:

@@ -145,7 +145,10 @@ def joined(config: PretrainConfig, device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        # torchrun keeps its store when it starts the processes again: names of the dead ones lie in it
+        store, rank, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
     yield _split(config)  # after an error the group is left as it is: others may hang in it, and this process ends

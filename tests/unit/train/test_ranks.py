@@ -124,6 +124,7 @@ def test_a_number_of_processes_that_does_not_fit_is_refused(monkeypatch, changes
         ({"engine": "megatron", "parallel": {"shard": True}}, r"parallel\.shard belongs to engine: plain"),
         ({"engine": "megatron", "parallel": {"expert": 3}}, r"parallel\.expert is 3; it must divide model\.experts"),
         ({"engine": "megatron", "parallel": {"tensor": 4}}, r"parallel\.tensor is 4; it must divide model\.heads"),
+        ({"engine": "megatron", "attention": "flex"}, r"attention: flex belongs to engine: plain"),
         ({"engine": "other"}, r"engine"),
     ],
 )
@@ -146,8 +147,3 @@ def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path, capsys):
 def test_an_engine_of_several_processes_is_refused_outside_of_the_stage(shards):
     with pytest.raises(ConfigError, match=r"only the pre-training stage runs engine: megatron"):
         Trainer(config(engine="megatron"), model_config(config(), read_meta(shards)), None)
-
-
-def test_flex_attention_is_for_the_plain_engine() -> None:
-    with pytest.raises(ValueError, match="attention: flex belongs to engine: plain"):
-        tiny_config(engine="megatron", attention="flex")
