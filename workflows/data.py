@@ -6,6 +6,7 @@ from flytekit import workflow
 
 from accordion.store import Artifact
 from tasks._run import Run
+from tasks.configure import Plan
 from tasks.ingest import ingest
 from tasks.pack import pack
 from tasks.previous import previous
@@ -51,3 +52,19 @@ def prepare(
     before_shards = previous(run=run, config=shards_config, kind="validation-shards", data=shards)
     valid_shards = validate_shards(run=run, config=shards_config, shards=shards, previous=before_shards)
     return Prepared(corpus, valid, text, vision, audio, shards, valid_shards)
+
+
+def prepared(plan: Plan) -> Prepared:
+    """`prepare` with the sections of a plan, for use inside a workflow."""
+    data: Prepared = prepare(
+        run=plan.run,
+        source=plan.source,
+        ingest_config=plan.ingest,
+        validate_config=plan.validate_data,
+        text_config=plan.text_tokenizer,
+        vision_config=plan.vision_tokenizer,
+        audio_config=plan.audio_tokenizer,
+        pack_config=plan.pack,
+        shards_config=plan.validate_shards,
+    )
+    return data

@@ -5,7 +5,7 @@ from flytekit import workflow
 from tasks.configure import configure
 from tasks.report import report
 from tasks.study import study
-from workflows.data import prepare
+from workflows.data import prepared
 
 
 @workflow
@@ -13,17 +13,7 @@ def elastic_study(profile: str = "study-cpu", overrides: list[str] = []) -> str:
     """Source data to `elastic_study.json` and its plots; finished runs of a killed study are kept."""
     plan = configure(profile=profile, overrides=overrides)
     run = plan.run
-    data = prepare(
-        run=run,
-        source=plan.source,
-        ingest_config=plan.ingest,
-        validate_config=plan.validate_data,
-        text_config=plan.text_tokenizer,
-        vision_config=plan.vision_tokenizer,
-        audio_config=plan.audio_tokenizer,
-        pack_config=plan.pack,
-        shards_config=plan.validate_shards,
-    )
+    data = prepared(plan)
     family = study(run=run, config=plan.study, shards=data.shards)
     return report(
         run=run,

@@ -16,7 +16,7 @@ from tasks.report import report
 from tasks.rl import rl
 from tasks.rollout import rollout, withhold
 from tasks.sft import sft
-from workflows.data import prepare
+from workflows.data import prepared
 
 
 @workflow
@@ -30,17 +30,7 @@ def end_to_end(profile: str = "smoke", overrides: list[str] = []) -> str:  # noq
     plan = configure(profile=profile, overrides=overrides)
     run = plan.run
 
-    data = prepare(
-        run=run,
-        source=plan.source,
-        ingest_config=plan.ingest,
-        validate_config=plan.validate_data,
-        text_config=plan.text_tokenizer,
-        vision_config=plan.vision_tokenizer,
-        audio_config=plan.audio_tokenizer,
-        pack_config=plan.pack,
-        shards_config=plan.validate_shards,
-    )
+    data = prepared(plan)
 
     checkpoint = pretrain(run=run, config=plan.pretrain, shards=data.shards)
     tuned = sft(run=run, config=plan.sft, checkpoint=checkpoint, text=data.text, shards=data.shards)

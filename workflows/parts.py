@@ -10,7 +10,7 @@ from tasks.extract import extract
 from tasks.register_family import register_family
 from tasks.report import report
 from tasks.search import search
-from workflows.data import prepare
+from workflows.data import prepared
 
 
 @workflow
@@ -18,17 +18,7 @@ def data_only(profile: str = "smoke", overrides: list[str] = []) -> str:  # noqa
     """Source data to validated shards."""
     plan = configure(profile=profile, overrides=overrides)
     run = plan.run
-    data = prepare(
-        run=run,
-        source=plan.source,
-        ingest_config=plan.ingest,
-        validate_config=plan.validate_data,
-        text_config=plan.text_tokenizer,
-        vision_config=plan.vision_tokenizer,
-        audio_config=plan.audio_tokenizer,
-        pack_config=plan.pack,
-        shards_config=plan.validate_shards,
-    )
+    data = prepared(plan)
     return report(run=run, artifacts=[*data])
 
 

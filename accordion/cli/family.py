@@ -103,12 +103,16 @@ def recover(
     Example: `accordion recover small small-recovered --steps 30`
     """
     from accordion.config.extract import RecoverConfig
+    from accordion.config.pretrain import PretrainConfig
     from accordion.extract.recover import recover as train
-    from accordion.lookup import open_verified
+    from accordion.lookup import ancestor, open_verified
+    from accordion.store import Manifest
 
     folder = open_verified(policy)
+    run = PretrainConfig.parse(Manifest.read(ancestor(folder, "checkpoint")).config, where="checkpoint")
     config = RecoverConfig.parse({"steps": steps, "seed": seed}, where="recover")
-    found = train(config, member=member, shards=_shards(shards, folder), out=out, name=out.name, full=folder)
+    packed = _shards(shards, folder)
+    found = train(config, run=run, member=member, shards=packed, out=out, name=out.name, full=folder)
     for name, loss in found["val_loss"].items():
         typer.echo(f"  {name:<6} {found['val_loss_before'][name]:.4f} -> {loss:.4f} nats")
     typer.echo(f"{out}: {found['steps']} steps, {found['tokens']:,} positions, {found['flops']:.3g} operations")

@@ -45,10 +45,8 @@ class SearchConfig(Settings):
 
 
 class RecoverConfig(Settings):
-    """Further training of an extracted member on its own."""
+    """Further training of an extracted member on its own, with the settings of the run it came from."""
 
     seed: int = 0
     steps: int = Field(30, ge=1)
-    batch: int = Field(8, ge=1)
-    learning_rate: float = Field(1.2e-3, gt=0, description="at the start; it falls to a tenth over the steps")
-    sequences: int = Field(64, ge=1, description="validation sequences that judge it before and after")
+    rate: float = Field(0.4, gt=0, description="learning rate at the start, of that of pre-training")

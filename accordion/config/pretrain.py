@@ -242,6 +242,22 @@ class PretrainConfig(Settings):
     validation_sequences: int = Field(64, ge=1, description="validation sequences each family member is judged on")
     family: tuple[MemberSpec, ...] = (MemberSpec(name="full", layers=8, experts=16, top_k=4), *MEMBERS)
 
+    def recovering(self, steps: int, rate: float) -> "PretrainConfig":
+        """This run's settings for `steps` of further training of a member cut out of its model.
+
+        No elasticity, one stage, one process; the learning rate, `rate` times that of the run, rises over a twentieth
+        of the steps and falls to the end.
+        """
+        fall = {"warmup_steps": max(1, steps // 20), "decay_share": 1.0}
+        rates = {"learning_rate": self.optimizer.learning_rate * rate, **fall}
+        changes = {"elastic": ElasticConfig(enabled=False), "long_context": LongContext(), "batch_ramp": 0.0}
+        changes |= {
+            "engine": "plain",
+            "parallel": ParallelConfig(),
+            "optimizer": self.optimizer.model_copy(update=rates),
+        }
+        return self.model_copy(update={**changes, "steps": steps})
+
     @property
     def first_steps(self) -> int:
         """Steps of stage 1."""

@@ -7,7 +7,7 @@ import yaml
 
 from accordion.config.base import Settings
 from accordion.config.data import IngestConfig, PackConfig, TokenizersConfig, ValidateConfig, ValidateShardsConfig
-from accordion.config.extract import ExtractConfig, RecoverConfig, SearchConfig
+from accordion.config.extract import ExtractConfig, SearchConfig
 from accordion.config.posttrain import RlConfig, SftConfig
 from accordion.config.pretrain import AnalyseConfig, PretrainConfig
 from accordion.config.release import EvaluateConfig, GateConfig, RegisterConfig, RegisterFamilyConfig, RolloutConfig
@@ -36,7 +36,6 @@ class Profile(Settings):
     rl: RlConfig = RlConfig()
     extract: ExtractConfig = ExtractConfig()
     search: SearchConfig = SearchConfig()
-    recover: RecoverConfig = RecoverConfig()
     distil: DistilConfig = DistilConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accordion.config.extract import RecoverConfig
-from accordion.config.pretrain import ElasticConfig, OptimizerConfig, PretrainConfig
+from accordion.config.pretrain import PretrainConfig
 from accordion.data.loader import ShardLoader
 from accordion.device import training_device
 from accordion.errors import DataError
@@ -21,11 +21,19 @@ from accordion.train.validate import validation_batches, validation_losses
 
 
 def recover(
-    config: RecoverConfig, *, member: Path, shards: Path, out: Path, name: str, full: Path | None = None
+    config: RecoverConfig,
+    *,
+    run: PretrainConfig,
+    member: Path,
+    shards: Path,
+    out: Path,
+    name: str,
+    full: Path | None = None,
 ) -> dict[str, Any]:
     """Train the member in `member` and write the result into the new folder `out`, all or nothing.
 
     Args:
+        run: settings of the pre-training that the member comes from.
         shards: the packed data the full model learnt from; other tokenizers are refused.
         name: of the member, for its card.
         full: folder of the full model, whose losses the card then gives too.
@@ -40,12 +48,13 @@ def recover(
     if out.exists():
         raise DataError(f"{out}: exists; name a new folder")
     kept = origin(member)
+    settings = run.recovering(config.steps, config.rate).model_copy(update={"seed": config.seed})
     model = load_model(member)
-    compared = validation_batches(shards, config.sequences)
+    compared = validation_batches(shards, run.validation_sequences)
     before = validation_losses(model, compared)
     whole = validation_losses(load_model(full), compared) if full is not None else {}
-    with closing(ShardLoader(shards, "train", batch=config.batch, seed=config.seed)) as loader:
-        trainer = Trainer(_settings(config), model.config, loader, training_device())
+    with closing(ShardLoader(shards, "train", batch=run.batch, seed=config.seed)) as loader:
+        trainer = Trainer(settings, model.config, loader, training_device())
         trainer.model.load_state_dict(model.state_dict())
         for _ in progress(range(config.steps), "recover", unit="step"):
             record(trainer.done + 1, trainer.step())
@@ -63,12 +72,3 @@ def recover(
         recovery = {**cost, "val_loss_before": before}
         atomic_write(folder / CARD, member_card(name, kept, figures, whole, recovery))
     return {"val_loss_before": before, "val_loss": after, **cost}
-
-
-def _settings(config: RecoverConfig) -> PretrainConfig:
-    """A plain run: no elasticity, a short rise of the rate, then down to a tenth."""
-    rise = max(1, config.steps // 20)
-    rate = OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=rise, decay_share=1.0)
-    return PretrainConfig(
-        seed=config.seed, steps=config.steps, batch=config.batch, elastic=ElasticConfig(enabled=False), optimizer=rate
-    )

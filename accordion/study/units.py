@@ -73,10 +73,5 @@ def settings(study: StudyConfig, unit: Unit) -> PretrainConfig:
         size = {"layers": member.layers, "experts": member.experts, "top_k": member.top_k}
         changes["model"] = main.model.model_copy(update=size)
     elif unit.kind == RECOVERY:
-        steps = max(1, round(main.steps * unit.share))
-        rate = main.optimizer.learning_rate * study.recovery_rate
-        changes["steps"] = steps
-        changes["optimizer"] = main.optimizer.model_copy(
-            update={"learning_rate": rate, "warmup_steps": max(1, steps // 20), "decay_share": 1.0}
-        )
+        main = main.recovering(max(1, round(main.steps * unit.share)), study.recovery_rate)
     return main.model_copy(update=changes)

@@ -11,7 +11,7 @@ from accordion.lookup import ancestor, find
 from accordion.model import Model, save_model
 from accordion.store import Store
 from tests.unit.model.synthetic import small_config
-from tests.unit.train.synthetic_shards import write_shards
+from tests.unit.train.synthetic_shards import tiny_config, write_shards
 
 runner = CliRunner()
 
@@ -92,9 +92,12 @@ def test_members_are_searched_and_recovered_from_the_command_line(tmp_path, monk
     store = Store(tmp_path / "home" / "store")
     with store.staging("pack") as folder:
         shards = store.publish(write_shards(folder), kind="shards", stage="pack", config={}, parents={}, created={})
-    with store.staging("rl") as folder:
-        save_model(Model(small_config(), seed=1), folder)
-        store.publish(folder, kind="policy", stage="rl", config={}, parents={"shards": shards}, created={})
+    settings, parents = tiny_config(validation_sequences=8).model_dump(mode="json"), {"shards": shards}
+    for kind, config in (("checkpoint", settings), ("policy", {})):
+        with store.staging(kind) as folder:
+            save_model(Model(small_config(), seed=1), folder)
+            made = store.publish(folder, kind=kind, stage=kind, config=config, parents=parents, created={})
+        parents = {"checkpoint": made}
     found = tmp_path / "found"
     few = ["--trials", "4", "--sequences", "2", "--members", "2"]
     shown = runner.invoke(app, ["search-family", str(found), *few])

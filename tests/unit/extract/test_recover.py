@@ -12,9 +12,10 @@ from accordion.extract import extract
 from accordion.extract.recover import recover
 from accordion.model import Model, load_model, save_model
 from tests.unit.model.synthetic import small_config
-from tests.unit.train.synthetic_shards import write_shards
+from tests.unit.train.synthetic_shards import tiny_config, write_shards
 
-QUICK = RecoverConfig(steps=12, batch=8, learning_rate=3e-3, sequences=8)
+RUN = tiny_config(batch=8, validation_sequences=8)
+QUICK = RecoverConfig(steps=12, rate=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +40,15 @@ def test_a_member_brings_its_card_and_its_huggingface_layout(place):
 def test_recovery_lowers_the_training_loss_and_keeps_the_origin(place, tmp_path):
     folder, _ = place
     shards = folder / "shards"
-    figures = recover(QUICK, member=folder / "members/small", shards=shards, out=tmp_path / "better", name="small",
+    figures = recover(QUICK, run=RUN, member=folder / "members/small", shards=shards, out=tmp_path / "b", name="small",
                       full=folder / "policy")  # fmt: skip
     assert figures["val_loss"]["text"] < figures["val_loss_before"]["text"]
     assert figures["steps"] == 12 and figures["flops"] > 0 and figures["tokens"] > 0
-    spec = json.loads((tmp_path / "better/spec.json").read_text())
+    spec = json.loads((tmp_path / "b/spec.json").read_text())
     assert spec["recovery"]["flops"] == figures["flops"]
     assert spec["parent_sha256"] == json.loads((folder / "members/small/spec.json").read_text())["parent_sha256"]
-    assert "trained on its own for 12 steps" in (tmp_path / "better/README.md").read_text()
-    before, after = load_model(folder / "members/small"), load_model(tmp_path / "better")
+    assert "trained on its own for 12 steps" in (tmp_path / "b/README.md").read_text()
+    before, after = load_model(folder / "members/small"), load_model(tmp_path / "b")
     assert after.config == before.config
     assert not torch.equal(after.layers[0].moe.router, before.layers[0].moe.router)
 
@@ -55,6 +56,6 @@ def test_recovery_lowers_the_training_loss_and_keeps_the_origin(place, tmp_path)
 def test_what_is_no_member_and_what_exists_is_refused(place, tmp_path):
     folder, _ = place
     with pytest.raises(DataError, match="is no extracted member"):
-        recover(QUICK, member=folder / "policy", shards=folder / "shards", out=tmp_path / "x", name="x")
+        recover(QUICK, run=RUN, member=folder / "policy", shards=folder / "shards", out=tmp_path / "x", name="x")
     with pytest.raises(DataError, match="exists; name a new folder"):
-        recover(QUICK, member=folder / "members/small", shards=folder / "shards", out=folder, name="x")
+        recover(QUICK, run=RUN, member=folder / "members/small", shards=folder / "shards", out=folder, name="x")
