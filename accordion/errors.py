@@ -29,6 +29,14 @@ class OutOfMemory(AccordionError, MemoryError):
     """A device has too little memory; the text names the setting to change."""
 
 
+class StorageError(AccordionError, OSError):
+    """A file could not be written because the disk is full; the text says where, and that the old one is whole."""
+
+
+class RankLost(AccordionError, RuntimeError):
+    """Another process of the run died or answers no more; the text says after how long, and how to go on."""
+
+
 class Interrupted(AccordionError):
     """A run was asked to stop and has saved its state; the text says where and how to go on."""
 

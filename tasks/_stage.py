@@ -25,10 +25,11 @@ from flytekit.core.context_manager import FlyteContextManager
 from flytekit.exceptions.user import FlyteRecoverableException
 
 from accordion.config import Settings
-from accordion.errors import AccordionError, DataError, ServiceError, ValidationFailed
+from accordion.errors import AccordionError, DataError, Interrupted, RankLost, ServiceError, ValidationFailed
 from accordion.home import home
 from accordion.observe import listening, say
 from accordion.store import Artifact, atomic_write
+from accordion.store.atomic import disk_full
 from tasks import _deck, _refused
 from tasks._code import ROOT, code_version
 from tasks._run import Run, resolve, store, versions
@@ -37,6 +38,7 @@ from tasks._tracking import StageTracker, source_tags, tracked
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 METRICS = "metrics.json"
+RECOVERABLE = (ServiceError, Interrupted, RankLost, ConnectionError, TimeoutError)
 IGNORED = ("run",)  # inputs that describe an execution and are no part of what is computed
 
 
@@ -95,11 +97,12 @@ class Stage:
 
         Raises:
             AccordionError: whatever the stage raised; what it had written is kept in `home()/failures/`.
-            FlyteRecoverableException: on a cluster, for a service that did not answer, so that Flyte tries again.
+            FlyteRecoverableException: on a cluster, so that Flyte tries again: a service or another process of the
+                run did not answer, or the machine was taken back, before which the stage saved its state.
         """
         try:
             return self._run(run, config, {name: given for name, given in inputs.items() if given is not None})
-        except (ServiceError, ConnectionError, TimeoutError) as error:
+        except RECOVERABLE as error:
             state = FlyteContextManager.current_context().execution_state
             if state is None or state.is_local_execution():
                 raise
@@ -210,7 +213,7 @@ class Stage:
         try:
             yield
         except BaseException as error:
-            if not out.is_dir() or not any(out.iterdir()):
+            if not out.is_dir() or not any(out.iterdir()) or disk_full(error):  # a full disk is not for copies
                 raise
             kept = home() / "failures" / f"{self.name}-{time.strftime('%Y%m%d-%H%M%S')}"
             kept.parent.mkdir(exist_ok=True)

@@ -181,7 +181,7 @@ class VisionTokenizerConfig(Settings):
     drop_bits: float = Field(0.1, ge=0, le=1, description="share of the frames that keep only a smaller budget")
     augment: float = Field(0.0, ge=0, le=1, description="share of the frames that are zoomed, recoloured and mixed")
     average: float = Field(0.0, ge=0, lt=1, description="decay of the running mean of the weights that is kept")
-    steps: int = 300
+    steps: int = Field(300, ge=1)
     batch: int = 32
     learning_rate: float = 5e-3
     seed: int = 0
@@ -211,7 +211,7 @@ class AudioTokenizerConfig(Settings):
     blocks: int = Field(2, ge=1, description="residual blocks of encoder and decoder at 12.5 Hz")
     context: int = Field(1, ge=0, description="frames before its own that each block of the encoder sees")
     rounds: int = Field(32, ge=1, description="of Griffin-Lim, which finds the phase of what is decoded")
-    steps: int = 400
+    steps: int = Field(400, ge=0, description="0: only what is computed in closed form")
     batch: int = 16
     segment: int = Field(16, ge=4, description="frames of a training example")
     learning_rate: float = 2e-3

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accordion.errors import ArtifactError
-from accordion.store.atomic import sync_folder, sync_tree
+from accordion.store.atomic import enough_disk, sync_folder, sync_tree
 from accordion.store.manifest import Manifest, describe_files
 
 _KIND = re.compile(r"[a-z][a-z0-9-]*")
@@ -70,13 +70,18 @@ class Store:
 
     @contextmanager
     def staging(self, stage: str) -> Iterator[Path]:
-        """A fresh folder for a stage to write into; gone afterwards unless `publish` took it."""
+        """A fresh folder for a stage to write into; gone afterwards unless `publish` took it.
+
+        Raises:
+            StorageError: the disk was full before the stage ended.
+        """
         folder = self.root / ".staging" / f"{stage}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with enough_disk(folder):
+            folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def publish(
         self,

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from accordion.errors import ArtifactError
+from accordion.errors import ArtifactError, TrainingDiverged
 from accordion.model.files import read_tensors
 from accordion.observe import say
 from accordion.store.atomic import atomic_folder
@@ -26,6 +27,8 @@ from accordion.store.manifest import Manifest, describe_files
 KIND = "training-state"
 PREFIX = "step-"
 DAMAGED = "damaged-"
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, in the shape of their weight; `step` counts its updates
+NAMED = 5  # tensors an error lists
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,48 @@ class Snapshot:
         }
         return Snapshot(tensors, json.loads(json.dumps(self.facts)), list(self.curves))
 
+    def check(self) -> None:
+        """Check that the optimizer's state is that of the weights: nothing missing, unknown, or of another form.
+
+        Raises:
+            ArtifactError: names the tensors that do not fit.
+        """
+        weights, state = self.tensors["model"], self.tensors["optimizer"]
+        problems = []
+        for name in dict.fromkeys(key.rpartition("/")[0] for key in state):
+            problems += [f"{name}/{field} is missing" for field in ("step", *MOMENTS) if f"{name}/{field}" not in state]
+        for key, tensor in state.items():
+            name, _, field = key.rpartition("/")
+            like = weights.get(name)
+            if like is None or field not in ("step", *MOMENTS):
+                problems.append(f"{key} is unknown")
+            elif field in MOMENTS and (tensor.shape, tensor.dtype) != (like.shape, like.dtype):
+                problems.append(f"{key} is {tuple(tensor.shape)} {tensor.dtype}, its weight {tuple(like.shape)}")
+        if problems:
+            raise ArtifactError(
+                f"state of the optimizer after step {self.facts['step']}: {'; '.join(problems[:NAMED])}; "
+                "it does not belong to these weights. Remove this checkpoint to go on from the one before it"
+            )
+
+    def check_finite(self) -> None:
+        """Check that no number of the state is NaN or infinite: a run could not go on from it.
+
+        Raises:
+            TrainingDiverged: names the tensors.
+        """
+        broken = [
+            f"{stem} {name}"
+            for stem, tensors in self.tensors.items()
+            for name, tensor in tensors.items()
+            if not bool(torch.isfinite(tensor).all())
+        ]
+        if broken:
+            raise TrainingDiverged(
+                f"step {self.facts['step']}: {len(broken)} tensors are not finite after it "
+                f"({', '.join(broken[:NAMED])}); it is not saved, the checkpoint before it is intact. "
+                "Lower pretrain.optimizer.learning_rate"
+            )
+
     @classmethod
     def read(cls, folder: Path) -> "Snapshot":
         """Read what `write` wrote."""
@@ -74,7 +119,12 @@ def save_checkpoint(root: Path, snapshot: Snapshot, identity: Mapping[str, Any],
     Args:
         root: folder of the run's checkpoints.
         identity: settings and input digest of the run; a resume with others is refused.
+
+    Raises:
+        TrainingDiverged: the state is not finite; nothing is written.
+        StorageError: the disk is full; nothing is left of it.
     """
+    snapshot.check_finite()
     target = root / f"{PREFIX}{snapshot.facts['step']:08d}"
     with atomic_folder(target) as folder:
         snapshot.write(folder)

@@ -263,7 +263,12 @@ class Trainer:
         return Snapshot(tensors, facts, list(self.curves))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go on from a snapshot as if nothing had happened."""
+        """Go on from a snapshot as if nothing had happened.
+
+        Raises:
+            ArtifactError: its tensors are not those of this model and its optimizer.
+        """
+        snapshot.check()
         self.engine.load(snapshot.tensors["model"], snapshot.tensors["optimizer"])
         for name, generator in self._generators().items():
             generator.set_state(snapshot.tensors["generators"][name])

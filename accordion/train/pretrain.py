@@ -45,7 +45,9 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
 
     Raises:
         ArtifactError: a checkpoint in `resume` belongs to other settings or data.
-        TrainingDiverged: a loss or gradient became NaN or infinite.
+        TrainingDiverged: a loss, gradient or weight became NaN or infinite; no checkpoint holds any.
+        Interrupted: SIGTERM or SIGINT came; the state after the last step is saved.
+        RankLost: another process of the run died or hangs.
     """
     meta = read_meta(shards)
     shape = model_config(config, meta)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from accordion.config.pretrain import PretrainConfig
-from accordion.train.checkpoint import Snapshot, newest_checkpoint, save_checkpoint
+from accordion.train.checkpoint import CheckpointWriter, Snapshot, newest_checkpoint
 from tests.unit.train.synthetic_shards import tiny_config, write_shards
 
 IDENTITY = {"run": 1}
@@ -61,20 +61,24 @@ def test_killed_in_training_and_resumed_gives_the_same_losses(tmp_path):
     log = finish(start(config, shards, tmp_path / "resumed", tmp_path / "resume"))
     assert "resumed after step 9 of 20" in log
     assert (tmp_path / "resumed/curves.jsonl").read_text() == (tmp_path / "whole/curves.jsonl").read_text()
-    for name in ("model.safetensors", "state/optimizer.safetensors", "state/generators.safetensors"):
+    state = ("optimizer.safetensors", "generators.safetensors", "importance.safetensors", "state.json")
+    for name in ("model.safetensors", *(f"state/{name}" for name in state)):
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def save_for_ever(root: Path, report: Connection) -> None:
-    """Save checkpoint after checkpoint, reporting each step when its save has returned."""
+    """Save checkpoint after checkpoint as training does, reporting each step when its save begins and is done."""
     torch.set_num_threads(1)
     found = newest_checkpoint(root, IDENTITY)
     step = found.facts["step"] if found else 0
-    while True:
-        step += 1
-        tensors = {"model": {"w": torch.full((200_000,), float(step))}}
-        save_checkpoint(root, Snapshot(tensors, {"step": step}, []), IDENTITY, kept=2)
-        report.send(step)
+    with CheckpointWriter(root, IDENTITY, kept=2) as writer:
+        while True:
+            step += 1
+            tensors = {"model": {"w": torch.full((200_000,), float(step))}}
+            report.send(("begun", step))
+            writer.save(Snapshot(tensors, {"step": step}, []))
+            writer.wait()
+            report.send(("saved", step))
 
 
 @pytest.mark.timeout(240)
@@ -82,20 +86,24 @@ def test_killed_at_any_moment_of_a_save_the_newest_whole_checkpoint_loads(tmp_pa
     moments = random.Random(0)
     fork = multiprocessing.get_context("forkserver")  # from a clean process: ours may hold threads
     fork.set_forkserver_preload(["torch", "accordion.train.checkpoint"])
-    saved = 0
-    for _ in range(20):
+    within = 0  # kills that came while a save was under way
+    while within < 20:
         receive, send = fork.Pipe(duplex=False)
         process = fork.Process(target=save_for_ever, args=(tmp_path / "run", send))
         process.start()
         send.close()
-        saved = receive.recv()
-        time.sleep(moments.uniform(0, 0.03))
+        reports, start = [receive.recv()], time.monotonic()
+        reports += [receive.recv(), receive.recv()]  # saved, and the next one begun
+        time.sleep(moments.uniform(0, time.monotonic() - start))
         process.kill()
         process.join()
         with contextlib.suppress(EOFError):
             while True:
-                saved = receive.recv()
+                reports.append(receive.recv())
+        within += reports[-1][0] == "begun"
+        saved = max(step for what, step in reports if what == "saved")
         found = newest_checkpoint(tmp_path / "run", IDENTITY)
-        assert found is not None and found.facts["step"] >= saved  # nothing reported as saved is lost
-        assert torch.equal(found.tensors["model"]["w"], torch.full((200_000,), float(found.facts["step"])))
-    assert saved >= 20
+        assert found is not None
+        step = found.facts["step"]
+        assert saved <= step <= reports[-1][1]  # nothing reported as saved is lost, nothing half saved is found
+        assert torch.equal(found.tensors["model"]["w"], torch.full((200_000,), float(step)))

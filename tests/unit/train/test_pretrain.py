@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from accordion.config.extract import RecoverConfig
+from accordion.config.posttrain import RlConfig, SftConfig
 from accordion.config.pretrain import MemberSpec, PretrainConfig, model_config
+from accordion.config.retrieval import DistilConfig
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.device import device, training_device
@@ -69,28 +72,34 @@ def test_training_learns_and_changes_every_expert(shards):
     figures = [learner.step() for _ in range(40)]
     for name in ("text", "image", "audio"):
         assert figures[-1][f"loss/{name}"] < figures[0][f"loss/{name}"]
+    experts = 0
     for name, weight in learner.model.named_parameters():
         changed = weight != before[name]
         assert changed.any(), name
         if "expert_" in name:
-            assert changed.flatten(1).any(1).all(), name
+            experts += len(weight)
+            assert changed.flatten(1).any(1).all(), name  # of each expert
+    assert experts >= 2 * 4 * 4  # in and out, of four layers of four experts
     assert any(layer.moe.bias.any() for layer in learner.model.layers)
 
 
-def test_a_resumed_run_is_bitwise_the_unbroken_one(tmp_path, shards):
+@pytest.mark.parametrize("stop", [5, 6])
+def test_a_resumed_run_is_bitwise_the_unbroken_one(tmp_path, shards, stop):
+    """24 sequences, 4 a step: after step 6 each was read once, and a resume begins with the next epoch."""
     config = tiny_config()
     whole = trainer(config, shards)
     for _ in range(12):
         whole.step()
     first = trainer(config, shards)
-    for _ in range(5):
+    for _ in range(stop):
         first.step()
+    assert first.snapshot().facts["loader"]["position"] == 4 * stop
     folder = tmp_path / "snapshot"
     folder.mkdir()
     first.snapshot().write(folder)
     second = trainer(config, shards)
     second.restore(first.snapshot().read(folder))
-    for _ in range(7):
+    for _ in range(12 - stop):
         second.step()
     assert second.curves == whole.curves
     left, right = whole.snapshot(), second.snapshot()
@@ -193,6 +202,33 @@ def test_a_non_finite_loss_stops_before_the_optimizer_and_names_the_sequence(tmp
     with pytest.raises(TrainingDiverged, match=r"step 1: loss is not finite.*of which \['all/5'\] give"):
         learner.step()
     assert all(torch.equal(weight, before[name]) for name, weight in learner.model.named_parameters())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stops_before_the_optimizer(shards, value):
+    learner = trainer(tiny_config(), shards)
+    learner.step()
+    before = {name: tensor.clone() for name, tensor in learner.snapshot().tensors["model"].items()}
+    hook = learner.model.embeddings.text.weight.register_hook(lambda gradient: gradient * value)
+    with pytest.raises(TrainingDiverged, match=r"step 2: gradient is not finite.*'all/\d+'.*of which none give"):
+        learner.step()
+    hook.remove()
+    after = learner.snapshot()
+    assert after.facts["step"] == 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.tensors["model"].items())
+
+
+def test_weights_that_a_step_of_a_number_loss_makes_infinite_are_not_saved(tmp_path, shards):
+    config = tiny_config(checkpoint_every=1, optimizer={"learning_rate": 1e39, "clip": 1.0})
+    with pytest.raises(TrainingDiverged, match=r"step 1: \d+ tensors are not finite after it.*learning_rate"):
+        run(tmp_path, config, shards, "a")
+    assert not list(tmp_path.glob("a-resume/*"))
+
+
+@pytest.mark.parametrize("section", [PretrainConfig, SftConfig, RlConfig, RecoverConfig, DistilConfig])
+def test_a_run_of_no_steps_is_refused(section):
+    with pytest.raises(ConfigError, match=r"steps: got 0; input should be greater than or equal to 1"):
+        section.parse({"steps": 0})
 
 
 def test_an_impossible_member_is_refused_before_training(tmp_path, shards):
