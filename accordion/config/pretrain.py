@@ -192,6 +192,10 @@ class ParallelConfig(Settings):
     shard: bool = Field(
         False, description="plain: weights, gradients and optimizer over all ranks (FSDP2), not a copy on each (DDP)"
     )
+    patience: float = Field(
+        1800, gt=0, description="seconds that a rank waits for another before the run ends with an error and can be "
+        "started again; the first one judges every member at the end while the others wait"
+    )  # fmt: skip
 
 
 class PretrainConfig(Settings):

@@ -6,6 +6,7 @@ MASTER_ADDR and MASTER_PORT; without them a run is one process.
 
 import gc
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from accordion.config.pretrain import PretrainConfig
-from accordion.errors import ConfigError
+from accordion.errors import ConfigError, RankLost
 from accordion.model.balance import Balanced
 from accordion.model.losses import Losses
 
-TIMEOUT = timedelta(minutes=30)  # of a collective: how long a rank waits for another
+LOST = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ def joined(config: PretrainConfig, device: torch.device) -> Iterator[Ranks]:
 
     Raises:
         ConfigError: their number does not fit `pretrain.parallel`.
+        RankLost: one of them died, or let the others wait longer than `pretrain.parallel.patience`.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     _check(config, world)
@@ -141,23 +143,43 @@ def joined(config: PretrainConfig, device: torch.device) -> Iterator[Ranks]:
     if world == 1 and config.engine == "plain" and not config.parallel.shard:
         yield Ranks()
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend, timeout = "nccl" if device.type == "cuda" else "gloo", timedelta(seconds=config.parallel.patience)
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if "MASTER_ADDR" in os.environ:
-        # torchrun keeps its store when it starts the processes again: names of the dead ones lie in it
-        store, rank, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=TIMEOUT)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
-    yield _split(config)  # after an error the group is left as it is: others may hang in it, and this process ends
+    with _all_answering(config.parallel.patience):
+        if "MASTER_ADDR" in os.environ:
+            # torchrun keeps its store when it starts the processes again: names of the dead ones lie in it
+            store, rank, count = next(dist.rendezvous("env://", timeout=timeout))
+            store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        yield _split(config)  # after an error the group is left as it is: others may hang in it, and this process ends
     gc.collect()  # what has a hand on the group goes first: torch waits for its threads when the last hand lets go
     if config.engine == "megatron":
         from accordion.train.megatron.groups import leave
 
         leave()
     dist.destroy_process_group()
+
+
+@contextmanager
+def _all_answering(patience: float) -> Iterator[None]:
+    """Turn what a backend says of a process that does not answer into an error that says what to do."""
+    start = time.monotonic()
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error)
+        if isinstance(error, RankLost) or not (
+            isinstance(error, dist.DistError) or any(part in words for part in LOST)
+        ):
+            raise
+        raise RankLost(
+            f"{time.monotonic() - start:.0f} s into the run another process of it died or did not answer for "
+            f"{patience:g} s ({words.splitlines()[0]}); run it again with the same resume folder to go on from the "
+            "newest checkpoint. If all are well and only slow, raise pretrain.parallel.patience"
+        ) from error
 
 
 def _check(config: PretrainConfig, world: int) -> None:

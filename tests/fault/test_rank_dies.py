@@ -1,7 +1,8 @@
-"""A rank of a run under torchrun is killed: the launcher starts all again, and the run goes on from its checkpoint."""
+"""Under torchrun a rank is killed, later one hangs; each time all start again and go on from the last checkpoint."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,10 @@ from tests.unit.train.synthetic_shards import write_shards
 pytestmark = pytest.mark.slow
 PROFILE = "tests/workflows/tiny.yaml"
 STEPS = 40
-CHANGES = (f"pretrain.steps={STEPS}", "pretrain.checkpoint_every=2", "pretrain.validation_sequences=8")
+CHANGES = (
+    f"pretrain.steps={STEPS}", "pretrain.checkpoint_every=2", "pretrain.validation_sequences=8",
+    "pretrain.parallel.patience=20",
+)  # fmt: skip
 
 
 def launch(shards: Path, out: Path, resume: Path) -> subprocess.Popen[str]:
@@ -32,25 +36,41 @@ def launch(shards: Path, out: Path, resume: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def kill_a_rank_after_a_checkpoint(launcher: subprocess.Popen[str], resume: Path) -> None:
-    until = time.monotonic() + 180
-    while not list(resume.glob("step-*")):
+def stop_a_rank(
+    launcher: subprocess.Popen[str], resume: Path, number: signal.Signals, gone: frozenset[int] = frozenset()
+) -> frozenset[int]:
+    """Send `number` to the last rank when those that are not `gone` have written a checkpoint; their process ids."""
+    before, until = None, time.monotonic() + 180
+    while before is None or newest(resume) == before:
         assert launcher.poll() is None and time.monotonic() < until, launcher.communicate()[0]
+        children = psutil.Process(launcher.pid).children(recursive=True)
+        ranks = [child for child in children if child.pid not in gone and "accordion.train" in command(child)]
+        before = newest(resume) if before is None and len(ranks) == 2 else before
         time.sleep(0.02)
-    ranks = [
-        child for child in psutil.Process(launcher.pid).children(recursive=True) if "accordion.train" in child.cmdline()
-    ]
-    ranks[-1].kill()
+    ranks[-1].send_signal(number)
+    return frozenset(rank.pid for rank in ranks)
+
+
+def newest(resume: Path) -> str:
+    return max((folder.name for folder in resume.glob("step-*")), default="")
+
+
+def command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []
 
 
 @pytest.mark.timeout(400)
 def test_the_run_goes_on_and_gives_what_one_process_gives(tmp_path: Path) -> None:
     shards, resume, out = write_shards(tmp_path / "shards"), tmp_path / "resume", tmp_path / "out"
     launcher = launch(shards, out, resume)
-    kill_a_rank_after_a_checkpoint(launcher, resume)
+    killed = stop_a_rank(launcher, resume, signal.SIGKILL)
+    stop_a_rank(launcher, resume, signal.SIGSTOP, gone=killed)
     said, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 0, said[-4000:]
-    assert f"of {STEPS}" in said and "resumed after step" in said
+    assert said.count("resumed after step") == 4 and "did not answer for 20 s" in said  # two ranks, twice
     curves = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
     assert [row["step"] for row in curves] == list(range(1, STEPS + 1))
     alone = tmp_path / "alone"

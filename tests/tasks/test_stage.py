@@ -5,11 +5,25 @@ import shutil
 from pathlib import Path
 
 import pytest
-from toy_flow import COUNT, toy
+from flyteidl.core.errors_pb2 import ContainerError, ErrorDocument
+from flytekit.bin.entrypoint import _dispatch_execute, setup_execution
+from flytekit.core.type_engine import TypeEngine
+from toy_flow import COUNT, count, toy
 from toy_stages import CountConfig, SumConfig
 
 from accordion.config.runtime import RuntimeConfig, ServicesConfig
-from accordion.errors import ArtifactError, ServiceError, ValidationFailed
+from accordion.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    Interrupted,
+    OutOfMemory,
+    RankLost,
+    ServiceError,
+    StorageError,
+    TrainingDiverged,
+    ValidationFailed,
+)
 from accordion.store import Artifact
 from tasks._run import Run, store, use_home_cache, versions
 from tasks._tracking import client, start_parent
@@ -134,6 +148,54 @@ def test_a_killed_attempt_finds_its_resume_folder(run: Run, monkeypatch: pytest.
     assert (resume / "half").read_text() == "half"
     COUNT.run(run, config)
     assert not resume.exists()
+
+
+@pytest.mark.parametrize("error", [Interrupted, RankLost, ServiceError, ConnectionError, TimeoutError])
+def test_what_another_attempt_may_mend_is_recoverable_on_a_cluster(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    assert _kind_of(error, run, monkeypatch) == ContainerError.RECOVERABLE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError, ConfigError, DataError, ArtifactError, ValidationFailed, TrainingDiverged, OutOfMemory, StorageError],
+)
+def test_what_would_fail_again_is_never_tried_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    assert _kind_of(error, run, monkeypatch) == ContainerError.NON_RECOVERABLE
+
+
+def _kind_of(error: type[Exception], run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What Flyte's agent is told when the stage raises `error` in its container."""
+
+    def fail(config: CountConfig, *, out: Path, resume: Path) -> dict:
+        raise error("so it is")
+
+    monkeypatch.setattr("toy_stages.count", fail)
+    place = run.history.parent.parent / "container"
+    place.mkdir(parents=True)
+    with setup_execution(str(place / "raw"), str(place / "out")) as context:
+        given = {"run": run, "config": CountConfig().model_dump_json()}
+        literals = TypeEngine.dict_to_literal_map(context, given, {"run": Run, "config": str})
+        (place / "inputs.pb").write_bytes(literals.to_flyte_idl().SerializeToString())
+        _dispatch_execute(context, lambda: count, str(place / "inputs.pb"), str(place / "out"))
+    found = ErrorDocument.FromString((place / "out" / "error.pb").read_bytes()).error
+    assert "so it is" in found.message
+    return found.kind
+
+
+def test_a_full_disk_keeps_nothing_of_the_stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(config: CountConfig, *, out: Path, resume: Path) -> dict:
+        (out / "numbers.txt").write_text("0")
+        raise RuntimeError("faiss: could not write: No space left on device")
+
+    monkeypatch.setattr("toy_stages.count", full)
+    with pytest.raises(StorageError, match=r"count-.*: no space to write it.*Free space on that disk"):
+        COUNT.run(run, CountConfig().model_dump_json())
+    home = run.history.parent.parent
+    assert not (home / "failures").exists() and not any((home / "store" / ".staging").iterdir())
 
 
 def test_without_a_server_the_error_names_the_remedy() -> None:

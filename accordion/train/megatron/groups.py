@@ -1,5 +1,7 @@
 """Megatron-Core's process groups: tensor ranks next to each other, then context ranks, then readers."""
 
+import math
+
 import torch.distributed as dist
 
 from accordion.config.pretrain import ParallelConfig
@@ -14,6 +16,7 @@ def join(parallel: ParallelConfig) -> Ranks:
         context_parallel_size=parallel.context,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=1,
+        distributed_timeout_minutes=math.ceil(parallel.patience / 60),
     )
     return Ranks(
         rank=parallel_state.get_data_parallel_rank(),

@@ -1,13 +1,22 @@
 """What the tests run on several processes: parity of backbones, training, conversion and resharding of weights."""
 
+import hashlib
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save
 
-from accordion.config.pretrain import ParallelConfig, PretrainConfig
+from accordion.config.pretrain import ParallelConfig, PretrainConfig, model_config
+from accordion.data.loader import ShardLoader
+from accordion.data.shards import read_meta
+from accordion.errors import RankLost
 from accordion.model import Model
+from accordion.train.checkpoint import Snapshot
+from accordion.train.loop import Trainer
 from accordion.train.megatron import library  # noqa: F401  (slow: once for all processes)
 from accordion.train.megatron.backbone import MegatronBackbone
 from accordion.train.megatron.checkpoint import load_distributed, save_distributed
@@ -93,6 +102,35 @@ def train(config: PretrainConfig, shards: Path, folder: Path, resume: Path) -> d
     """One pre-training stage; only the leader's folder is written."""
     folder.mkdir(exist_ok=True)
     return pretrain(config, shards=shards, out=folder, resume=resume)
+
+
+def wait_for_one_who_does_not_come(patience: float) -> tuple[str, float]:
+    """Rank 1 hangs for a while; what rank 0 is told, and after how many seconds."""
+    start = time.monotonic()
+    try:
+        with joined(PretrainConfig(parallel=ParallelConfig(patience=patience)), CPU) as ranks:
+            start = time.monotonic()
+            if ranks.rank:
+                time.sleep(4 * patience)
+            ranks.largest([1])
+    except RankLost as error:
+        return str(error), time.monotonic() - start
+    return "", 0.0
+
+
+def weights_after_a_resume(config: PretrainConfig, shards: Path, resume: Path) -> tuple[int, str]:
+    """The step after which this rank goes on from a checkpoint, and the digest of its weights two steps later."""
+    with joined(config, CPU) as ranks:
+        part = {"rank": ranks.rank, "ranks": ranks.count}
+        with closing(ShardLoader(shards, "train", batch=config.batch, seed=config.seed, **part)) as loader:
+            trainer = Trainer(config, model_config(config, read_meta(shards)), loader, CPU, ranks=ranks)
+            (folder,) = sorted(resume.glob("step-*"))[-1:]
+            trainer.restore(Snapshot.read(folder))
+            begun = trainer.done
+            for _ in range(2):
+                trainer.step()
+            weights = trainer.engine.tensors()[0]
+        return begun, hashlib.sha256(save(weights)).hexdigest()
 
 
 def reshard(parallel: dict[str, int], read: Path | None, write: Path | None, seed: int) -> bool:

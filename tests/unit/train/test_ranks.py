@@ -87,6 +87,18 @@ def test_a_run_goes_on_with_another_engine_on_another_number_of_processes(shards
     assert_same_run(alone / "out", tmp_path / "second")
 
 
+def test_ranks_agree_bit_for_bit_after_a_resume(shards, alone):
+    steps = config(steps=STEPS)
+    (first, second) = on_ranks(2, rank_work.weights_after_a_resume, steps, shards, alone / "resume")
+    assert first == second and first[0] == STEPS
+
+
+def test_a_rank_that_hangs_is_an_error_of_the_others_within_their_patience():
+    (said, seconds), _ = on_ranks(2, rank_work.wait_for_one_who_does_not_come, 2.0)
+    assert "died or did not answer for 2 s" in said and "raise pretrain.parallel.patience" in said
+    assert 1 < seconds < 5
+
+
 def test_every_elastic_configuration_is_the_same_on_two_tensor_ranks():
     on_ranks(2, rank_work.tensor_parity)
 
