@@ -1,7 +1,5 @@
-"""The registry's journal: who was champion when, which MLflow itself does not keep. Append-only JSON lines."""
+"""The registry's journal: who was champion when, which MLflow itself does not keep. Append-only sealed lines."""
 
-import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +9,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from accordion.errors import DataError, RunLocked
+from accordion.errors import RunLocked
 from accordion.home import home
+from accordion.store.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -50,31 +49,16 @@ def writer() -> Iterator[None]:
 
 def append(entry: dict[str, Any]) -> None:
     """Add one line and make it durable before anything acts on it."""
-    path = journal_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):  # cut short by a kill, so never acted on
-        whole = path.read_bytes()
-        os.truncate(path, whole.rfind(b"\n") + 1)
-    line = json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry})
-    with open(path, "a") as file:
-        file.write(line + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    Journal(journal_path()).append({"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry})
 
 
 def entries(model: str | None = None) -> list[dict[str, Any]]:
     """Every entry, oldest first; a last line cut short by a kill was never acted on and is passed over.
 
     Raises:
-        DataError: a line in the middle is not readable.
+        DataError: a line was altered.
     """
-    path = journal_path()
-    lines = path.read_text().split("\n") if path.is_file() else [""]
-    try:
-        found = [json.loads(line) for line in lines[:-1]]
-    except ValueError as error:
-        raise DataError(f"{path}: a line is not JSON ({error}); restore the file from a backup") from None
-    return [entry for entry in found if model in (None, entry.get("model"))]
+    return [entry for entry in Journal(journal_path()).records() if model in (None, entry.get("model"))]
 
 
 def unfinished(model: str) -> dict[str, Any] | None:

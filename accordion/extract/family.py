@@ -20,15 +20,16 @@ from accordion.model.elastic import parameter_counts
 from accordion.model.files import CONFIG, WEIGHTS, read_config
 from accordion.observe import progress
 from accordion.store.atomic import atomic_folder, atomic_write
-from accordion.store.manifest import MANIFEST, Manifest, sha256
+from accordion.store.manifest import MANIFEST, Manifest, describe_files, identity, sha256
 from accordion.train.validate import validation_batches, validation_losses
 
+KIND = "sub-model"
 SPEC = "spec.json"
 HUGGINGFACE = "huggingface"
 
 
 def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> dict[str, Any]:
-    """Write `members/NAME/` for each member of `config`: weights, config, spec, card, Hugging Face layout.
+    """Write `members/NAME/` for each member of `config`: weights, config, spec, card, Hugging Face layout, manifest.
 
     Args:
         policy: folder of the full elastic model.
@@ -56,6 +57,7 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
             "huggingface": (folder / HUGGINGFACE).is_dir(),
         }
         atomic_write(folder / CARD, member_card(member.name, origin(folder), figures, whole))
+        seal_member(folder, policy)
         members.append(figures)
     return {
         "max_abs_logit_diff": max(member["max_abs_logit_diff"] for member in members),
@@ -95,6 +97,20 @@ def extract_member(policy: Path, spec: SubmodelSpec, out: Path, *, context: int 
         if context is not None and obstacle(config) is None:
             (folder / HUGGINGFACE).mkdir()
             write_huggingface(load_model(folder), folder / HUGGINGFACE, context=context)
+        seal_member(folder, policy)
+
+
+def seal_member(folder: Path, parent: Path) -> None:
+    """Write the manifest of a member, after all its files: an artifact that is verified wherever it is copied to.
+
+    Args:
+        parent: folder of what it was made from, named in the manifest where it is an artifact.
+    """
+    made_from = identity(parent)
+    Manifest(
+        kind=KIND, stage="extract", config=dict(origin(folder)), files=describe_files(folder),
+        parents={made_from.partition(":")[0]: made_from} if made_from else {},
+    ).write(folder)  # fmt: skip
 
 
 def _digest(policy: Path) -> str:

@@ -11,11 +11,12 @@ from accordion.data.loader import ShardLoader
 from accordion.device import training_device
 from accordion.errors import DataError
 from accordion.extract.card import CARD, member_card
-from accordion.extract.family import HUGGINGFACE, SPEC, origin, sizes
+from accordion.extract.family import HUGGINGFACE, SPEC, origin, seal_member, sizes
 from accordion.extract.huggingface import obstacle, write_huggingface
 from accordion.model import load_model, save_model
 from accordion.observe import progress, record
 from accordion.store.atomic import atomic_folder, atomic_write
+from accordion.store.manifest import Manifest
 from accordion.train.loop import Trainer
 from accordion.train.validate import validation_batches, validation_losses
 
@@ -43,11 +44,13 @@ def recover(
 
     Raises:
         DataError: `out` exists, or `member` is no extracted member.
+        ArtifactError: a file of the member was altered.
         TrainingDiverged: a loss or gradient became NaN or infinite.
     """
     if out.exists():
         raise DataError(f"{out}: exists; name a new folder")
     kept = origin(member)
+    Manifest.read(member).verify(member)
     settings = run.recovering(config.steps, config.rate).model_copy(update={"seed": config.seed})
     model = load_model(member)
     compared = validation_batches(shards, run.validation_sequences)
@@ -71,4 +74,5 @@ def recover(
         figures = {**sizes(model, folder), "val_loss": after, "huggingface": (folder / HUGGINGFACE).is_dir()}
         recovery = {**cost, "val_loss_before": before}
         atomic_write(folder / CARD, member_card(name, kept, figures, whole, recovery))
+        seal_member(folder, member)
     return {"val_loss_before": before, "val_loss": after, **cost}

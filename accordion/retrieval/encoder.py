@@ -15,7 +15,7 @@ from accordion.config.pretrain import ModelConfig
 from accordion.data.tokenizers.text import BOS, PAD, TextTokenizer
 from accordion.errors import ArtifactError
 from accordion.model import Model, load_model
-from accordion.model.files import read_tensors
+from accordion.model.files import check_weights, read_tensors
 from accordion.observe import progress
 from accordion.retrieval.contract import EncoderContract, Side, length_batches
 
@@ -101,7 +101,7 @@ def load_encoder(folder: Path, weights: Path | None = None) -> tuple[Encoder, Te
     """Read an encoder artifact; `weights` takes another weights file of the same shape (`untrained/`).
 
     Raises:
-        ArtifactError: a file is missing, or names and shapes of the weights are not those of the config.
+        ArtifactError: a file is missing, or names, shapes or types of the weights are not those of the config.
     """
     contract = EncoderContract.load(folder)
     path = weights or folder / WEIGHTS
@@ -109,10 +109,6 @@ def load_encoder(folder: Path, weights: Path | None = None) -> tuple[Encoder, Te
         raise ArtifactError(f"{folder / CONFIG}: no such file; the encoder is incomplete, run stage distil again")
     encoder = Encoder(Model(ModelConfig.from_json((folder / CONFIG).read_text())), contract)
     state = read_tensors(path)
-    expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if expected != found:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise ArtifactError(f"{path}: weights do not fit {CONFIG} (first: {wrong[0]}); run stage distil again")
+    check_weights(encoder.state_dict(), state, where=str(path))
     encoder.load_state_dict(state)
     return encoder.eval(), TextTokenizer.load(folder)

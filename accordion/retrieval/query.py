@@ -1,14 +1,17 @@
 """Search a collection with an exported encoder: what `accordion query` does."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from accordion.errors import DataError
+from accordion.errors import ArtifactError, DataError
+from accordion.observe import say
 from accordion.retrieval.beir import read_documents
 from accordion.retrieval.index import FlatIndex
 from accordion.retrieval.onnx_encoder import ONNX, OnnxEncoder
 from accordion.store.atomic import atomic_folder
+from accordion.store.manifest import Manifest, describe_files
 
 MAX_CHARACTERS = 1_000_000
 
@@ -61,8 +64,15 @@ def _index(model: OnnxEncoder, encoder: Path, path: Path, texts: dict[str, str],
         with open(file, "rb") as stream:
             key.update(hashlib.file_digest(stream, "sha256").digest())
     target = cache / key.hexdigest()[:32]
-    if not target.is_dir():
-        index = FlatIndex.build(list(texts), model.encode(list(texts.values()), "document", "documents"))
-        with atomic_folder(target) as folder:
-            index.save(folder)
-    return FlatIndex.load(target)
+    if target.is_dir():
+        try:
+            Manifest.read(target).verify(target)
+            return FlatIndex.load(target)
+        except ArtifactError as error:
+            say(f"{error}; it is only kept to save time, and is built again")
+            shutil.rmtree(target)
+    index = FlatIndex.build(list(texts), model.encode(list(texts.values()), "document", "documents"))
+    with atomic_folder(target) as folder:
+        index.save(folder)
+        Manifest(kind="index", stage="query", config={}, parents={}, files=describe_files(folder)).write(folder)
+    return index

@@ -5,12 +5,12 @@ this file that says which: the stable version, or for a share of the request key
 """
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from accordion.errors import ServiceError
 from accordion.store import atomic_write
+from accordion.store.journal import seal, unseal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +69,18 @@ class Router:
         seen = (status.st_mtime_ns, status.st_ino)
         if seen != self._seen:
             try:
-                self._pins = Pins(**json.loads(self.path.read_text()))
+                self._pins = Pins(**unseal(self.path.read_bytes()))
             except (ValueError, TypeError) as error:
-                raise ServiceError(f"{self.path}: not readable ({error}); roll a version out again") from None
+                raise ServiceError(
+                    f"{self.path}: not readable ({error}); remove it and roll a version out again"
+                ) from None
             self._seen = seen
         return self._pins
 
     def write(self, pins: Pins) -> None:
         """Replace the pins, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.path, json.dumps(asdict(pins), indent=1) + "\n")
+        atomic_write(self.path, seal(asdict(pins)) + "\n")
 
     def try_canary(self, version: int, share: float) -> None:
         """Send `share` of the keys to `version`."""

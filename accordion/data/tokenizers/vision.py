@@ -276,7 +276,7 @@ def read_file(path: Path, stage: str) -> str:
 
 
 def load_weights(model: nn.Module, path: Path, stage: str) -> None:
-    """Load safetensors weights strictly: every name and shape must fit.
+    """Load safetensors weights strictly: every name, shape and type must fit.
 
     Raises:
         ArtifactError: the file is missing, damaged or of another model.
@@ -284,6 +284,12 @@ def load_weights(model: nn.Module, path: Path, stage: str) -> None:
     if not path.is_file():
         raise ArtifactError(f"{path}: missing; run the stage {stage}, or give its output folder")
     try:
-        model.load_state_dict(load_file(path), strict=True)
+        held = load_file(path)
+        wrong = [name for name, own in model.state_dict().items() if name in held and held[name].dtype != own.dtype]
+        if wrong:
+            raise ArtifactError(
+                f"{path}: {wrong[0]} is {held[wrong[0]].dtype}, another type than here; run {stage} again"
+            )
+        model.load_state_dict(held, strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise ArtifactError(f"{path}: does not fit its config.json, or damaged ({error}); run {stage} again") from None

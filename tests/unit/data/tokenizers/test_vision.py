@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from accordion.config.data import VisionTokenizerConfig
 from accordion.data.tokenizers.vision import (
@@ -130,7 +131,11 @@ def test_save_and_load_keep_every_bit(model: VisionTokenizer, tmp_path) -> None:
     clip = random_(1, 2, 3, 32, 32)
     for before, after in zip(model.encode(clip), VisionTokenizer.load(tmp_path).encode(clip), strict=True):
         assert torch.equal(before, after)
-    (tmp_path / "model.safetensors").write_bytes(b"broken")
+    path = tmp_path / "model.safetensors"
+    save_file({name: t.half() if t.is_floating_point() else t for name, t in load_file(path).items()}, path)
+    with pytest.raises(ArtifactError, match=r"torch\.float16, which is not its type; run train_vision_tokenizer again"):
+        VisionTokenizer.load(tmp_path)
+    path.write_bytes(b"broken")
     with pytest.raises(ArtifactError, match="train_vision_tokenizer"):
         VisionTokenizer.load(tmp_path)
 
