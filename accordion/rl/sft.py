@@ -16,13 +16,16 @@ from accordion.config.posttrain import SftConfig
 from accordion.data.loader import ShardLoader
 from accordion.data.tokenizers.text import EOS, PAD, TextTokenizer
 from accordion.model import Model, save_model
+from accordion.model.flops import RowCounts, row_counts, training_flops
 from accordion.model.losses import MODALITIES
 from accordion.model.sampler import ElasticSampler
 from accordion.observe import progress, record
 from accordion.rl.examine import answers, held_out, pass_rate
 from accordion.rl.rollout import chat_prompt
+from accordion.rl.speed import TRAINED, Speed
 from accordion.rl.tasks import Problem, distinct
 from accordion.rl.update import Updater, load_policy, mean_of_last, write_lines
+from accordion.train.guards import enough_memory
 from accordion.train.loop import PosteriorScale
 from accordion.train.validate import validation_batches, validation_losses
 
@@ -38,19 +41,23 @@ def sft(config: SftConfig, *, out: Path, checkpoint: Path, text: Path, shards: P
     Returns:
         {"pass": greedy held-out pass@1, "pass_sampled": the same at temperature 1, "loss": nats per answer
         token (mean of the last tenth of the steps), "val_loss": {"before", "after": {modality: nats}} on
-        validation shards, "steps", "problems"}.
+        validation shards, "steps", "problems", "speed"}.
 
     Raises:
         ConfigError: the tasks do not have that many problems. DataError: tokenizer and model do not match.
-        TrainingDiverged: the loss became NaN or infinite.
+        TrainingDiverged: the loss became NaN or infinite. OutOfMemory: names the settings to lower.
     """
     model, tokenizer = load_policy(checkpoint, text)
     examined = held_out(config.tasks, config.held_out)
     problems = distinct(config.tasks, "train", config.problems, config.seed)
     kept = list(validation_batches(shards, config.validation))
     before = validation_losses(model, kept)
-    with closing(ShardLoader(shards, "train", batch=config.replay_batch, seed=config.seed)) as loader:
-        curves = _train(config, model, tokenizer, problems, Replay(config, model, loader))
+    remedy = f"lower sft.batch (now {config.batch}) or sft.replay_batch (now {config.replay_batch})"
+    loading = ShardLoader(shards, "train", batch=config.replay_batch, seed=config.seed)
+    with closing(loading) as loader, enough_memory(remedy):
+        speed = Speed(model)
+        curves = _train(config, model, tokenizer, problems, Replay(config, model, loader, speed), speed)
+        rates = speed.figures()
     after = validation_losses(model, kept)
     write_lines(out / "curves.jsonl", curves)
     save_model(model, out)
@@ -65,14 +72,15 @@ def sft(config: SftConfig, *, out: Path, checkpoint: Path, text: Path, shards: P
         "val_loss": {"before": before, "after": after},
         "steps": config.steps,
         "problems": len(problems),
+        "speed": rates,
     }
 
 
 class Replay:
     """Pre-training batches whose rows run as drawn sub-models, so that the elastic family is kept too."""
 
-    def __init__(self, config: SftConfig, model: Model, loader: ShardLoader) -> None:
-        self.model = model
+    def __init__(self, config: SftConfig, model: Model, loader: ShardLoader, speed: Speed) -> None:
+        self.model, self.speed = model, speed
         self.every = config.replay_every
         self.weight = config.replay_weight
         self.loader = loader
@@ -84,12 +92,20 @@ class Replay:
         if self.every == 0 or step % self.every:
             return None
         batch = next(self.loader)
-        means = self.model(batch, self.sampler.draw(step, len(batch))).means
+        draw = self.sampler.draw(step, len(batch))
+        means = self.model(batch, draw).means
+        rows = [RowCounts(*row) for row in row_counts(batch).tolist()]
+        self.speed.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
         return self.weight * self.scale.total({name: means[name] for name in MODALITIES if name in means}, 0.0)
 
 
 def _train(
-    config: SftConfig, model: Model, tokenizer: TextTokenizer, problems: Sequence[Problem], replay: Replay
+    config: SftConfig,
+    model: Model,
+    tokenizer: TextTokenizer,
+    problems: Sequence[Problem],
+    replay: Replay,
+    speed: Speed,
 ) -> list[dict[str, float]]:
     generator = torch.Generator().manual_seed(config.seed)
     update = Updater(
@@ -101,14 +117,16 @@ def _train(
     for step in progress(range(config.steps), "fine-tuning", unit="step", note=lambda: _note(curves)):
         rows = torch.randint(len(problems), (config.batch,), generator=generator).tolist()
         drawn = [problems[row] for row in rows]
-        loss = answer_loss(model, *answer_batch(tokenizer, drawn))
+        tokens, present, trained = answer_batch(tokenizer, drawn)
+        loss = answer_loss(model, tokens, present, trained)
         figures = {"loss/answer": float(loss.detach())}
         kept = replay.loss(step)
         if kept is not None:
             figures["loss/replay"] = float(kept.detach())
             loss = loss + kept
         figures["gradient/norm"] = update(loss, step, [problem.prompt for problem in drawn])
-        record(step, figures)
+        speed.count(present.sum(1), trained.sum(1), tokens.shape[1], TRAINED)
+        record(step, {**figures, **speed.figures()})
         curves.append({"step": step, **figures})
     return curves
 

@@ -20,9 +20,11 @@ from accordion.observe import progress, record, say
 from accordion.rl.examine import Answer, answers, held_out, pass_rate
 from accordion.rl.objective import PolicyLoss, group_advantages, policy_loss
 from accordion.rl.rollout import Rollouts, chat_prompt, response_log_probs, sample
+from accordion.rl.speed import FORWARD, TRAINED, Speed
 from accordion.rl.tasks import Problem, stream
 from accordion.rl.update import Updater, load_policy, write_lines
 from accordion.rl.verifiers import Verdict, verify
+from accordion.train.guards import enough_memory
 
 
 def rl(config: RlConfig, *, out: Path, policy: Path, text: Path) -> dict[str, Any]:
@@ -39,24 +41,26 @@ def rl(config: RlConfig, *, out: Path, policy: Path, text: Path) -> dict[str, An
     Returns:
         {"pass_before", "pass_after": {"rate", "low", "high", "count"} with Wilson 95 % intervals, "decoding",
         "sampled": {"pass_before", "pass_after"}, "changed": {"gained", "lost"} problems, and the course of
-        training: "reward", "entropy" (first and last tenth of the steps), "train_infer_gap_max", ...}.
+        training: "reward", "entropy" (first and last tenth of the steps), "train_infer_gap_max", ..., "speed"}.
 
     Raises:
         ConfigError, DataError: the tasks or the tokenizer do not fit.
-        TrainingDiverged: a loss or gradient became NaN or infinite.
+        TrainingDiverged: a loss or gradient became NaN or infinite. OutOfMemory: names the settings to lower.
     """
     model, tokenizer = load_policy(policy, text)
     problems = held_out(config.tasks, config.held_out)
     before = _examine(config, model, tokenizer, problems)
     trainer = Trainer(config, model, tokenizer)
-    for _ in progress(range(config.steps), "reinforcement", unit="step", note=trainer.note):
-        trainer.step()
+    with enough_memory(f"lower rl.queries (now {config.queries}) or rl.group (now {config.group})"):
+        for _ in progress(range(config.steps), "reinforcement", unit="step", note=trainer.note):
+            trainer.step()
+    speed = trainer.speed.figures()
     after = _examine(config, model, tokenizer, problems)
     save_model(model, out)
     write_lines(out / "curves.jsonl", trainer.curves)
     write_lines(out / "problems.jsonl", _compared(before, after))
     write_lines(out / "verifier_errors.jsonl", trainer.errors)
-    return {**_summary(before, after), **trainer.summary()}
+    return {**_summary(before, after), **trainer.summary(), "speed": speed}
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Trainer:
         )  # fmt: skip
         self.curves: list[dict[str, float]] = []
         self.errors: list[dict[str, Any]] = []
+        self.speed = Speed(model)
 
     def step(self) -> dict[str, float]:
         """Sample, verify and update once; returns (and records) the figures of the step."""
@@ -92,7 +97,7 @@ class Trainer:
         experience = self.experience(step)
         losses, norms = self.improve(experience, step)
         figures = {**_rollout_figures(experience), **_update_figures(losses, norms)}
-        record(step, figures)
+        record(step, {**figures, **self.speed.figures()})
         self.curves.append({"step": step, **figures})
         return figures
 
@@ -109,6 +114,7 @@ class Trainer:
             generator=self.generator,
             version=self.update.count,
         )
+        self._count(rollouts, FORWARD)
         responses = rollouts.texts(self.tokenizer)
         verdicts = [verify(problem, response) for problem, response in zip(problems, responses, strict=True)]
         self._keep_errors(step, problems, responses, verdicts)
@@ -139,6 +145,7 @@ class Trainer:
                 clip=config.clip,
                 mask=config.mask,
             )
+            self._count(rollouts, TRAINED)
             norms.append(self.update(result.loss, step, [experience.problems[row].prompt for row in rows.tolist()]))
             losses.append(result)
         return losses, norms
@@ -146,8 +153,14 @@ class Trainer:
     @torch.no_grad()
     def _old_log_probs(self, experience: Experience, parts: Sequence[Tensor]) -> list[Tensor | None]:
         """log pi_train(theta_old) of each part, before any update; None for the first, where new equals old."""
-        later = [response_log_probs(self.model, experience.rollouts.select(rows)) for rows in parts[1:]]
-        return [None, *later] if parts else []
+        later = [experience.rollouts.select(rows) for rows in parts[1:]]
+        for rollouts in later:
+            self._count(rollouts, FORWARD)
+        return [None, *(response_log_probs(self.model, rollouts) for rollouts in later)] if parts else []
+
+    def _count(self, rollouts: Rollouts, passes: int) -> None:
+        live = rollouts.prompt_present.sum(1) + rollouts.lengths()
+        self.speed.count(live, rollouts.lengths(), rollouts.prompt.shape[1] + rollouts.response.shape[1], passes)
 
     def note(self) -> str:
         """The latest reward, for the progress line."""

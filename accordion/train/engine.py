@@ -45,10 +45,12 @@ class Engine(ABC):
     Attributes:
         model: what this process holds of it.
         ranks: where this process stands.
+        loads: layer -> assignments (E,) that each of its experts got in the step last balanced, of all processes.
     """
 
     model: Model
     ranks: Ranks
+    loads: dict[int, Tensor]
     run: Callable[..., Any]
 
     def losses(self, batch: Batch, draw: Draw, hidden: Tensor | None, scale_weight: float) -> Losses:
@@ -76,6 +78,7 @@ class Engine(ABC):
         """
         routers = [router for _, router in self.model.layers.routers()]
         self.ranks.sum_loads(routers)
+        self.loads = {index: router.load.clone() for index, router in self.model.layers.routers()}
         loads = [router.load for router in routers]
         most = torch.stack([load.max() / load.mean().clamp_min(1e-9) for load in loads]).mean()
         idle = torch.stack([(load == 0).sum() for load in loads]).sum().to(most.dtype)

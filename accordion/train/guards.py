@@ -1,6 +1,7 @@
 """What watches over a run: losses that jump, signals that ask it to stop, memory that is too small."""
 
 import math
+import os
 import signal
 import statistics
 import threading
@@ -113,8 +114,14 @@ def enough_memory(remedy: str) -> Iterator[None]:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Refuse operations inside the block that may give other bits the next time; on a CPU there are none of ours."""
+    """Refuse operations inside the block that may give other bits the next time; on a CPU there are none of ours.
+
+    cuBLAS gives the same bits only with a workspace of a fixed size, which it looks for in the environment when it
+    starts (its documentation, "Results reproducibility").
+    """
     before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted or before)
     try:
         yield

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # a trainer takes any endless batches with a position
 
 TIMES = ("seconds", "waited")  # of a snapshot's facts: how long it took, not what it did
 LOADS_EVERY = 10  # steps between figures of the experts' loads
+LOADS_KEPT = 100  # times in a run that the share of each single expert is kept
 ELASTIC_SEED, HISTORY_SEED, NOISE_SEED = 1, 2, 3  # added to the run's seed: a stream of its own for each generator
 
 
@@ -160,18 +161,20 @@ class Trainer:
             self.engine.zero()
             self.engine.balance(0.0)  # forgets the loads of the step
             figures["skipped"] = 1.0
+            shares = {}
         else:
             self.engine.step(now.rate)
             loads = self.engine.balance(now.balance_step)
             if self.done % LOADS_EVERY == 0:
                 figures |= dict(zip(("load/max_over_mean", "load/idle_experts"), loads.tolist(), strict=True))
+            shares = self._expert_shares()
         self.done += 1
         self.tokens += sum(row.live for row in rows)
         self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
         self.seconds += time.monotonic() - start
         self.waited += waited
         figures |= {"learning_rate": now.rate, "gradient_norm": norm_value}
-        self.curves.append(json.dumps({"step": self.done, **figures}))
+        self.curves.append(json.dumps({"step": self.done, **figures, **shares}))
         return figures
 
     @property
@@ -209,6 +212,19 @@ class Trainer:
     def draw(self, rows: int) -> Draw:
         """What the rows of the next batch run, all processes' together."""
         return self.sampler.draw(self.done, rows)
+
+    def _expert_shares(self) -> dict[str, float]:
+        """`load/LAYER.EXPERT` -> its share of the layer's tokens in this step; empty in most steps of a long run.
+
+        They are for the curves: a tracking server chokes on so many metrics.
+        """
+        if self.done % max(LOADS_EVERY, self.config.steps // LOADS_KEPT):
+            return {}
+        return {
+            f"load/{layer}.{expert}": round(share, 5)
+            for layer, load in self.engine.loads.items()
+            for expert, share in enumerate((load / load.sum().clamp_min(1)).tolist())
+        }
 
     def _rank_experts(self) -> None:
         """Measure the gate mass of every expert during the warm-up of a ranked run; rank them at its end."""

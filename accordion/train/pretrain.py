@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -153,12 +154,15 @@ def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dic
     """
     latest: dict[str, float] = {}
     steps = range(trainer.done, config.steps)
+    peak = peak_flops(trainer.device) * trainer.ranks.count if steps and trainer.ranks.leader else math.inf
     with CheckpointWriter(resume, identity, kept=config.checkpoints_kept) as writer, stop_requests() as stop:
         for _ in progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest)):
             figures = trainer.step()
             if trainer.ranks.leader:
-                latest.update(figures)
-                record(trainer.done, {**figures, **_speed(trainer)})
+                speed = _speed(trainer)
+                speed["flops_utilisation"] = speed["flops_per_second"] / peak
+                latest.update({**figures, **speed})
+                record(trainer.done, {**figures, **speed})
             asked = bool(trainer.ranks.largest([stop.signal is not None])[0])
             if asked or trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
                 snapshot = trainer.snapshot()
@@ -178,7 +182,8 @@ def _speed(trainer: Trainer) -> dict[str, float]:
 
 
 def _note(figures: dict[str, float]) -> str:
-    return " ".join(f"{name} {figures[f'loss/{name}']:.3f}" for name in MODALITIES if f"loss/{name}" in figures)
+    losses = [f"{name} {figures[f'loss/{name}']:.3f}" for name in MODALITIES if f"loss/{name}" in figures]
+    return " ".join([*losses, f"{figures['flops_utilisation']:.0%} of peak"] if losses else [])
 
 
 def _validation(config: PretrainConfig, shards: Path) -> list[Batch]:

@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ import pytest
 from mlflow import MlflowClient
 
 from accordion.home import REPOSITORY
+from accordion.model import load_model
 from accordion.serve import services
+from accordion.store import Artifact, Manifest, Store
 
 pytestmark = [pytest.mark.services, pytest.mark.triton, pytest.mark.slow]
 PROFILE = Path(__file__).with_name("tiny.yaml")
+WHOLE = ("workflows/end_to_end.py", "end_to_end")
+DRAWN = "search/relative_loss"
 MODALITIES = {"text", "image", "video", "audio"}
 
 
@@ -26,9 +30,9 @@ class Pipeline:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def run(self, *overrides: str, fails: bool = False) -> str:
+    def run(self, *overrides: str, fails: bool = False, workflow: Sequence[str] = WHOLE) -> str:
         pyflyte = Path(sys.executable).with_name("pyflyte")
-        workflow = ["run", "workflows/end_to_end.py", "end_to_end", "--profile", str(PROFILE)]
+        workflow = ["run", *workflow, "--profile", str(PROFILE)]
         command = [pyflyte, "-c", "flyte.config", *workflow, "--overrides", json.dumps(overrides)]
         done = subprocess.run(command, cwd=REPOSITORY, env=os.environ.copy(), capture_output=True, text=True)
         assert (done.returncode != 0) == fails, done.stdout[-4000:] + done.stderr[-4000:]
@@ -37,6 +41,11 @@ class Pipeline:
     @property
     def summary(self) -> dict[str, Any]:
         return json.loads((self.home / "latest" / "summary.json").read_text())
+
+    def artifact(self, stage: str) -> str:
+        """What the newest run that executed `stage` made."""
+        records = sorted(self.home.glob(f"history/*/stages/{stage}.json"))
+        return str(json.loads(records[-1].read_text())["artifact"])
 
     @property
     def executed(self) -> set[str]:
@@ -129,6 +138,28 @@ def test_failed_gate_reaches_no_server_and_says_so(pipeline: Pipeline) -> None:
     assert not summary["gate"]["passed"] and summary["rollout"] is None
     assert services.status()["triton"]["pins"]["stable"] == 1
     assert MlflowClient(services.mlflow_url()).get_model_version_by_alias("accordion-encoder", "champion").version
+
+
+def test_a_family_of_an_earlier_run_is_searched_and_registered_on_its_own(pipeline: Pipeline) -> None:
+    given = ("--policy", pipeline.artifact("rl"), "--shards", pipeline.artifact("pack"))
+    pipeline.run(workflow=("workflows/parts.py", "family_only", *given))
+    assert set(pipeline.summary["stages"]) == {"extract", "register_family", "search", "report"}
+    assert pipeline.executed == {"search", "report"}  # the members were cut by the whole run, from the same policy
+    found = Store(pipeline.home / "store").open(Artifact.parse(pipeline.artifact("search")))
+    document = json.loads((found / "search.json").read_text())
+    assert 1 <= len(document["members"]) <= 2 and (found / "pareto.png").stat().st_size > 1000
+    for member in document["members"]:
+        folder = found / "members" / member["name"]
+        Manifest.read(folder).verify(folder)
+        assert member["costs"]["parameters"] == sum(weight.numel() for weight in load_model(folder).parameters())
+    client = MlflowClient(services.mlflow_url())
+    runs = [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
+    (search,) = (run for run in runs if run.info.run_name == "search")
+    assert search.info.status == "FINISHED" and len(client.get_metric_history(search.info.run_id, DRAWN)) >= 2
+    deck = (pipeline.home / "latest" / "decks" / "search.html").read_text()
+    assert "polyline" in deck and DRAWN in deck
+    wrong = pipeline.run(workflow=("workflows/parts.py", "family_only", *given[:1], given[3], *given[2:]), fails=True)
+    assert "is a shards; wanted a policy" in wrong
 
 
 def test_failed_expectation_stops_the_run_and_shows_the_rows(pipeline: Pipeline) -> None:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from accordion.errors import DataError, TrainingDiverged
+from accordion.errors import DataError, OutOfMemory, TrainingDiverged
 from accordion.model import load_model, save_model
 from accordion.observe import listening
 from accordion.rl import verifiers
@@ -59,6 +59,8 @@ def test_sft_learns_its_problems_and_measures_what_it_kept(tmp_path):
         metrics = sft(config, out=folder(tmp_path / "out"), checkpoint=policy, text=text, shards=shards)
     curves = lines(tmp_path / "out" / "curves.jsonl")
     assert len(curves) == len(seen) == 40
+    assert all(figures["flops_utilisation"] > 0 for _, figures in seen) and metrics["speed"]["flops_per_second"] > 0
+    assert "flops_utilisation" not in curves[0]  # the same work gives the same files
     assert curves[-1]["loss/answer"] < 0.5 * curves[0]["loss/answer"]
     assert sum("loss/replay" in row for row in curves) == 20
     assert metrics["pass"]["count"] == metrics["pass_sampled"]["count"] == 10
@@ -84,7 +86,10 @@ def test_sft_is_the_same_twice(tmp_path):
 def test_rl_writes_the_policy_every_step_and_every_problem(tmp_path):
     policy, text = write_policy(tmp_path)
     out = folder(tmp_path / "out")
-    metrics = rl(rl_config(), out=out, policy=policy, text=text)
+    seen = []
+    with listening(lambda step, figures: seen.append(figures)):
+        metrics = rl(rl_config(), out=out, policy=policy, text=text)
+    assert len(seen) == 2 and all(figures["flops_utilisation"] > 0 for figures in seen)
     for when in ("pass_before", "pass_after"):
         assert metrics[when]["count"] == metrics["sampled"][when]["count"] == 200
     curves, problems = lines(out / "curves.jsonl"), lines(out / "problems.jsonl")
@@ -157,6 +162,23 @@ def test_a_policy_that_went_nan_stops_rl(monkeypatch):
         model.norm.weight.fill_(math.nan)
     with pytest.raises(TrainingDiverged, match="not finite"):
         Trainer(rl_config(), model, tiny_tokenizer()).step()
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_too_little_memory_names_the_settings_to_lower(tmp_path, monkeypatch, stage):
+    def step(*given, **named):
+        torch.empty(2**55)
+
+    policy, text = write_policy(tmp_path)
+    out, shards = folder(tmp_path / "out"), write_shards(tmp_path / "shards")
+    monkeypatch.setattr("accordion.rl.sft.answer_loss", step)
+    monkeypatch.setattr(Trainer, "step", step)
+    if stage == "sft":
+        with pytest.raises(OutOfMemory, match=r"main memory is full .*lower sft\.batch \(now 8\) or sft\.replay_batch"):
+            sft(sft_config(), out=out, checkpoint=policy, text=text, shards=shards)
+    else:
+        with pytest.raises(OutOfMemory, match=r"lower rl\.queries \(now 4\) or rl\.group"):
+            rl(rl_config(), out=out, policy=policy, text=text)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):

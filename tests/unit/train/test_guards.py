@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from accordion.errors import OutOfMemory
-from accordion.train.guards import LEAST_SEEN, SpikeGuard, enough_memory, stop_requests
+from accordion.train.guards import LEAST_SEEN, SpikeGuard, deterministic, enough_memory, stop_requests
 
 
 def noisy(count: int, level: float = 2.0, seed: int = 0) -> list[float]:
@@ -83,6 +83,18 @@ def test_other_threads_leave_the_handlers_alone():
     thread.start()
     thread.join()
     assert found == [None] and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_deterministic_block_refuses_what_may_vary_and_ends_with_the_block(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="inside"), deterministic(True):
+        assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+            torch.zeros(4).put_(torch.tensor([0, 0]), torch.ones(2))
+        raise ValueError("inside")
+    assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_failed_allocation_names_the_remedy():

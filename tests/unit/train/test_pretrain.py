@@ -56,6 +56,7 @@ def test_it_writes_a_model_and_measures_every_member(tmp_path, shards):
     curves = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
     assert [line["step"] for line in curves] == [step for step, _ in seen] == list(range(1, 13))
     assert curves[3]["loss/text"] == seen[3][1]["loss/text"] and {"loss/video", "loss/mtp"} <= set(curves[0])
+    assert all(figures["flops_utilisation"] > 0 for _, figures in seen)
     assert load_model(out).config.layers == 4
     assert sum(weight.numel() for weight in load_model(out).parameters()) == full["parameters"]
 
@@ -151,6 +152,12 @@ def test_ranked_members_keep_the_experts_of_largest_gate_mass_and_the_checkpoint
     spec = SubmodelSpec.nested(load_model(tmp_path).config, experts=2, top_k=1)
     assert spec.experts == tuple(tuple(sorted(layer[:2])) for layer in order)
     assert {learner.sampler.specs[key].experts for key in learner.sampler.specs if key[:2] == (4, 2)} == {spec.experts}
+
+
+def test_a_deterministic_run_on_a_cpu_is_the_usual_one(tmp_path, shards):
+    usual, _ = run(tmp_path, tiny_config(steps=3), shards, "usual")
+    strict, _ = run(tmp_path, tiny_config(steps=3, deterministic=True), shards, "strict")
+    assert (usual / "model.safetensors").read_bytes() == (strict / "model.safetensors").read_bytes()
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, shards):
@@ -369,8 +376,16 @@ def test_a_step_whose_loss_jumps_changes_nothing_and_is_counted(shards):
 
 
 def test_loads_of_the_experts_are_among_the_figures(shards):
-    figures = trainer(tiny_config(), shards).step()
+    one = trainer(tiny_config(), shards)
+    figures = one.step()
+    one.step()
     assert figures["load/max_over_mean"] >= 1 and figures["load/idle_experts"] >= 0
+    first, second = map(json.loads, one.curves)
+    shares = [[first[f"load/{layer}.{expert}"] for expert in range(4)] for layer in range(4)]
+    assert all(sum(layer) == pytest.approx(1, abs=1e-4) for layer in shares)
+    most = sum(4 * max(layer) for layer in shares) / 4
+    assert most == pytest.approx(figures["load/max_over_mean"], abs=1e-3)
+    assert "load/0.0" not in second and "load/0.0" not in figures
 
 
 def test_the_speed_of_a_run_names_its_share_of_what_the_machine_can_do(tmp_path, shards):
