@@ -22,6 +22,7 @@ BENCHMARKS = {
     "text-tokenizer": "benchmarks.text_tokenizer",
     "media-tokenizers": "benchmarks.media_tokenizers",
     "elasticity": "benchmarks.elasticity",
+    "family-cost": "benchmarks.family_cost",
     "extraction": "benchmarks.extraction",
     "moe-layer": "benchmarks.moe_layer",
     "train-step": "benchmarks.train_step",

@@ -23,9 +23,9 @@ class StudyConfig(Settings):
     recovery_rate: float = Field(0.4, gt=0, description="learning rate of recovery, of that of pre-training")
     variants: dict[str, ElasticConfig] = Field({}, description="other elastic recipes, by name, each compared alone")
     isolated: bool = Field(False, description="also train the full model with experts parted by modality")
-    validation_sequences: int = Field(256, ge=1)
+    validation_sequences: int = Field(256, ge=4, description="on which every size is judged, as many of each kind")
     ranking_sequences: int = Field(
-        32, ge=1, description="training sequences on which a fixed model's experts are ranked"
+        32, ge=4, description="training sequences on which a fixed model's experts are ranked, as many of each kind"
     )
     timed_steps: int = Field(10, ge=1, description="steps in which each kind of run is timed, alone")
 

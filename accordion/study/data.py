@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from accordion.data.batch import COLUMNS, Batch
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, Batch
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.observe import say
 from accordion.store.atomic import atomic_folder, atomic_write
 
 SPLITS = ("train", "val")
+KINDS = (TEXT, IMAGE, VIDEO, AUDIO)
 POSITION_UNIT = 64  # positions are stored in 64ths: centres of vision cells are whole multiples
 _RAW = (
     "modality",
@@ -114,6 +115,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def _spread(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of `rows`, evenly spread over them."""
+    if len(rows) <= count:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, count, device=rows.device).round().long()]
+
+
 class Resident:
     """The sequences of one split on one device, in the types of the shards."""
 
@@ -136,13 +144,19 @@ class Resident:
         """The sequences `rows` (n,) of the device."""
         return Batch(**{name: self.columns[name].index_select(0, rows).to(kind) for name, (kind, _) in COLUMNS.items()})
 
-    def batches(self, size: int, count: int | None = None) -> Iterator[Batch]:
-        """The first `count` sequences of an even spread over the split (None: all), `size` at a time."""
-        device = self.columns["token"].device
-        wanted = len(self) if count is None else min(count, len(self))
-        rows = torch.linspace(0, len(self) - 1, wanted).round().long().to(device)
-        for start in range(0, wanted, size):
+    def batches(self, size: int, count: int) -> Iterator[Batch]:
+        """About `count` sequences, `size` at a time: a quarter of each kind, or all of a kind that has fewer."""
+        rows = torch.cat([_spread(rows, count // len(KINDS)) for rows in self._by_kind()])
+        for start in range(0, len(rows), size):
             yield self.batch(rows[start : start + size])
+
+    def _by_kind(self) -> list[Tensor]:
+        """The sequences that hold nothing but text, and those of which each of the other modalities has most."""
+        modality = self.columns["modality"]
+        counts = torch.stack([(modality == kind).sum(1) for kind in KINDS], 1)  # (sequences, kinds)
+        counts[:, 0] = (counts[:, 1:].sum(1) == 0).long()
+        kind = counts.argmax(1)
+        return [(kind == index).nonzero().squeeze(1) for index in range(len(KINDS))]
 
 
 class ResidentLoader:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ class Place:
     identity: str
     deadline: float | None = None
 
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.time() > self.deadline
+
     def result(self, unit: Unit | str) -> Path:
         """The figures of a finished unit."""
         return self.out / "units" / f"{unit if isinstance(unit, str) else unit.name}.json"
@@ -77,8 +81,8 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def run_unit(place: Place, unit: Unit) -> bool:
-    """Train and judge a unit, or go on with it; False where the deadline came first."""
+def run_unit(place: Place, unit: Unit, must_stop: Callable[[], bool] = lambda: False) -> bool:
+    """Train and judge a unit, or go on with it; False where the deadline or a request to stop came first."""
     if place.result(unit).is_file():
         return True
     start = time.monotonic()
@@ -90,7 +94,7 @@ def run_unit(place: Place, unit: Unit) -> bool:
     if snapshot is not None:
         trainer.restore(snapshot)
         say(f"{unit.name}: goes on after step {trainer.done}")
-    if not _train(place, unit, trainer, partial, identity):
+    if not _train(unit, trainer, partial, identity, lambda: must_stop() or place.late()):
         return False
     figures = judge(place, unit, trainer)
     figures["wall_seconds"] = time.monotonic() - start
@@ -124,16 +128,18 @@ def begin(place: Place, unit: Unit, config: PretrainConfig) -> Trainer:
     return trainer
 
 
-def _train(place: Place, unit: Unit, trainer: Trainer, partial: Path, identity: Mapping[str, Any]) -> bool:
+def _train(
+    unit: Unit, trainer: Trainer, partial: Path, identity: Mapping[str, Any], must_stop: Callable[[], bool]
+) -> bool:
     config = trainer.config
     spoken = time.monotonic()
     while trainer.done < config.steps:
         figures = trainer.step()
-        late = place.deadline is not None and time.time() > place.deadline and trainer.done < config.steps
-        if late or (trainer.done % config.checkpoint_every == 0 and trainer.done < config.steps):
+        stopped = trainer.done < config.steps and must_stop()
+        if stopped or (trainer.done % config.checkpoint_every == 0 and trainer.done < config.steps):
             save_checkpoint(partial, trainer.snapshot(), identity, kept=1)
-        if late:
-            say(f"{unit.name}: out of time at step {trainer.done} of {config.steps}; the next call goes on")
+        if stopped:
+            say(f"{unit.name}: stopped at step {trainer.done} of {config.steps}; the next call goes on")
             return False
         if time.monotonic() - spoken > LINE_SECONDS:
             spoken = time.monotonic()

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import multiprocessing
 import platform
 import subprocess
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,12 +14,13 @@ import torch
 from accordion.config.study import StudyConfig
 from accordion.device import training_device
 from accordion.home import REPOSITORY
-from accordion.observe import record, say
+from accordion.observe import say
 from accordion.store.atomic import atomic_write
 from accordion.store.manifest import sha256
 from accordion.study import data as study_data
 from accordion.study.figures import summarise
-from accordion.study.run import Place, release, resident, run_unit
+from accordion.study.pool import run_all
+from accordion.study.run import Place, release, resident
 from accordion.study.speed import time_steps
 from accordion.study.units import ELASTIC, FIXED, Unit, units
 
@@ -40,7 +38,7 @@ def elastic_study(config: StudyConfig, *, out: Path, shards: Path, resume: Path)
     if not exported.is_dir():
         study_data.export(shards, exported)
     place = prepare(config, exported, resume)
-    run_units(place, jobs=1)
+    run_units(place, jobs=1 if place.device.startswith("cuda") else torch.get_num_threads())
     summary = conclude(place, out, command="stage elastic_study")["summary"]
     cost = summary["cost"]
     return {
@@ -71,7 +69,7 @@ def prepare(config: StudyConfig, data: Path, out: Path, *, deadline: float | Non
 
 
 def run_units(place: Place, *, jobs: int, threads: int = 1) -> bool:
-    """Run every unit that is not finished, up to `jobs` at once; whether all are finished.
+    """Run every unit that is not finished, up to `jobs` at once of `threads` each; whether all are finished.
 
     Each kind of step is timed first, alone.
     """
@@ -80,43 +78,11 @@ def run_units(place: Place, *, jobs: int, threads: int = 1) -> bool:
         place.result(SPEED).parent.mkdir(parents=True, exist_ok=True)
         atomic_write(place.result(SPEED), json.dumps(time_steps(place), indent=1) + "\n")
     say(f"study: {len(todo)} of {len(units(place.study))} units to run on {place.device}, {jobs} at once")
-    if jobs == 1:
-        return all(_ready(place, unit) and run_unit(place, unit) for unit in todo)
-    for split in study_data.SPLITS:
-        resident(place, split)  # unpacked once, before the processes read it
-    release()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
-        return _drive(place, todo, jobs, lambda unit: pool.submit(run_unit, place, unit))
-
-
-def _ready(place: Place, unit: Unit) -> bool:
-    return unit.needs is None or (place.model(unit.needs) / "loader.json").is_file()
-
-
-def _begin_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-
-
-def _drive(place: Place, todo: list[Unit], jobs: int, submit: Callable[[Unit], Future[bool]]) -> bool:
-    """Keep `jobs` units running, each when what it begins with is there; False where time ran out."""
-    running: dict[Future[bool], Unit] = {}
-    whole, count = True, len(todo)
-    while todo or running:
-        late = place.deadline is not None and time.time() > place.deadline
-        while not late and len(running) < jobs:
-            unit = next((unit for unit in todo if _ready(place, unit)), None)
-            if unit is None:
-                break
-            todo.remove(unit)
-            running[submit(unit)] = unit
-        if not running:
-            break
-        for done in wait(running, return_when=FIRST_COMPLETED).done:
-            unit = running.pop(done)
-            whole &= done.result()
-            record(count - len(todo) - len(running), {"units": count - len(todo) - len(running)})
-    return whole and not todo
+    if jobs > 1:
+        for split in study_data.SPLITS:
+            resident(place, split)  # unpacked once, before the processes read it
+        release()
+    return run_all(place, todo, jobs=jobs, threads=threads)
 
 
 def conclude(place: Place, out: Path, *, command: str, at: str = "") -> dict[str, Any]:

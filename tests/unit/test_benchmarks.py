@@ -12,12 +12,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from accordion.config.profile import load_profile
 from accordion.errors import ArtifactError, DataError
 from benchmarks import __main__ as command
 from benchmarks import (
     duplicates,
     elasticity,
     extraction,
+    family_cost,
     fertility,
     harness,
     loader,
@@ -257,6 +259,17 @@ def test_elasticity_relates_seconds_to_the_share_of_the_operations() -> None:
     assert all(0 < ratio < 100 for row in rows for ratio in row.ratios)
     share = float(rows[2].figure.split(", ")[1].split(" ")[0])
     assert 90 < share < 100  # the head over 8192 tokens is most of so small a model
+
+
+def test_a_family_costs_what_its_runs_cost() -> None:
+    study = load_profile("study-cpu").study
+    small = study.pretrain.model.model_copy(update={"hidden": 16, "heads": 2, "expert_hidden": 8, "shared_hidden": 0})
+    pretrain = study.pretrain.model_copy(update={"model": small, "batch": 2})
+    seconds, operations = family_cost.run(1, study.model_copy(update={"pretrain": pretrain}), steps=10, length=16)
+    assert seconds.unit == "s" and seconds.ratios[0] > 0
+    longer = study.model_copy(update={"pretrain": pretrain, "recovery_shares": (0.5,)})
+    more = family_cost.run(1, longer, steps=10, length=16)[1]
+    assert 1 / 4 < operations.ratios[0] < more.ratios[0] < 1  # one run of four at least, and recovery is charged
 
 
 def test_a_layer_and_a_step_are_compared_with_every_peer() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from accordion.config.study import StudyConfig
-from accordion.data.batch import COLUMNS
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.home import REPOSITORY
 from accordion.model import SubmodelSpec
@@ -67,6 +67,17 @@ def test_exported_columns_are_those_of_the_shards(data):
         assert torch.equal(
             getattr(given, name), torch.from_numpy(getattr(wanted, name).numpy().astype(stored)).to(kind)
         )
+
+
+def test_sizes_are_judged_on_as_many_sequences_of_each_kind_as_there_are():
+    columns = {name: torch.from_numpy(values) for name, values in small_columns(20, seed=0).items()}
+    kinds = [TEXT] * 14 + [IMAGE] * 3 + [VIDEO] * 2 + [AUDIO]
+    columns["modality"] = torch.full((20, 48), TEXT, dtype=torch.uint8)
+    columns["modality"][:, 10:13] = torch.tensor(kinds, dtype=torch.uint8).unsqueeze(1)
+    columns["modality"][16, 20:22] = VIDEO  # an image and a shorter clip
+    columns["token"][:, 0] = torch.arange(20)
+    read = torch.cat([batch.token[:, 0] for batch in Resident(columns).batches(3, 12)]).tolist()
+    assert read == [0, 6, 13, 14, 15, 16, 17, 18, 19]  # three of the texts, evenly, and all of what there is less of
 
 
 def test_every_run_of_a_seed_reads_each_epoch_whole_in_one_order_and_goes_on_anywhere(data):
