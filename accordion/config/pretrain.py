@@ -119,8 +119,21 @@ class ElasticConfig(Settings):
         description="experts of a narrow member: nested: the first ones; ranked: those with the largest gate mass "
         "during the warm-up; random: drawn anew for each instance and layer",
     )
+    axes: Literal["each", "one"] = Field(
+        "each", description="of a reduced instance: each is drawn on its own; one, any of the three, is reduced"
+    )
+    smallest_share: float = Field(
+        0.0, ge=0, le=1, description="share of the reduced instances that take the least of every axis (the sandwich "
+        "rule, arXiv 1903.05134)"
+    )  # fmt: skip
     top_k_by_layer: bool = Field(False, description="draw top-k for each layer on its own")
-    warmup_share: float = Field(0.1, ge=0, le=1, description="share of steps before sub-models are drawn")
+    grow_share: float = Field(
+        0.0, ge=0, le=1, description="share of steps, the first ones, that train the smallest sub-model alone, out of "
+        "which the larger ones grow"
+    )  # fmt: skip
+    warmup_share: float = Field(
+        0.1, ge=0, le=1, description="share of steps, after those, that train the full model alone"
+    )
     ramp_share: float = Field(
         0.0, ge=0, le=1, description="share of steps, after those, in which reduced instances rise to their share"
     )
@@ -138,6 +151,10 @@ class ElasticConfig(Settings):
     def _ranked_needs_a_warmup(self) -> "ElasticConfig":
         if self.enabled and self.subsets == "ranked" and self.warmup_share == 0:
             raise ValueError("subsets: ranked needs warmup_share above 0, the steps in which experts are ranked")
+        if self.enabled and self.subsets == "ranked" and self.grow_share:
+            raise ValueError(
+                "subsets: ranked needs grow_share: 0, since the smallest would be trained before the ranking"
+            )
         return self
 
 

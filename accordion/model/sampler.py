@@ -39,8 +39,8 @@ class Draw:
 class ElasticSampler:
     """Draws one sub-model for each row of a batch.
 
-    With `full_share` a row trains the full model, otherwise depth, width and top-k are drawn independently
-    and evenly from their choices. The first `warmup_share` of the steps trains the full model only.
+    With `full_share` a row trains the full model, otherwise depth, width and top-k are drawn from their choices, as
+    `axes` and `smallest_share` say. The first `warmup_share` of the steps trains the full model only.
 
     Args:
         steps: of the whole run.
@@ -48,12 +48,14 @@ class ElasticSampler:
 
     Attributes:
         generator: the only source of chance; its state is saved with the checkpoint.
-        warmup: steps that train the full model only.
+        growth: steps, the first ones, that train the smallest sub-model only.
+        warmup: steps before sub-models are drawn: those, and those after them that train the full model only.
     """
 
     def __init__(self, model: ModelConfig, elastic: ElasticConfig, *, steps: int, seed: int) -> None:
         self.elastic, self.steps = elastic, steps
-        self.warmup = round(steps * elastic.warmup_share) if elastic.enabled else steps
+        self.growth = round(steps * elastic.grow_share) if elastic.enabled else 0
+        self.warmup = self.growth + round(steps * elastic.warmup_share) if elastic.enabled else steps
         if elastic.enabled and elastic.subsets == "ranked" and not self.warmup:
             raise ConfigError(
                 f"elastic.warmup_share: {elastic.warmup_share} of {steps} steps is no step; "
@@ -74,8 +76,16 @@ class ElasticSampler:
             for top_k in elastic.top_k
         } if elastic.enabled else {}  # fmt: skip
 
+    @property
+    def smallest(self) -> SubmodelSpec:
+        """The sub-model that takes the least of every axis."""
+        elastic = self.elastic
+        return self.specs[min(elastic.layers), min(elastic.experts), min(elastic.top_k)]
+
     def draw(self, step: int, rows: int) -> Draw:
         """What the rows of the batch of `step` (from 0) run."""
+        if self.elastic.enabled and step < self.growth:
+            return Draw([self.smallest] * rows)
         if not self.elastic.enabled or step < self.warmup:
             return Draw()
         elastic = self.elastic
@@ -93,15 +103,26 @@ class ElasticSampler:
         if self._uniform() < 1 - reduced_share:
             return self.full
         open_share = self._progress(step, elastic.shrink_share)
-        layers, experts, top_k = (
-            self._pick(choices, open_share) for choices in (elastic.layers, elastic.experts, elastic.top_k)
-        )
-        spec = self.specs[layers, experts, top_k]
+        spec = self.specs[self._size(open_share)]
         if elastic.subsets == "random":
             spec = SubmodelSpec(spec.layers, self._random_experts(spec), spec.top_k)
         if elastic.top_k_by_layer:
             spec = SubmodelSpec(spec.layers, spec.experts, self._top_k_by_layer(spec, open_share))
         return spec
+
+    def _size(self, open_share: float) -> tuple[int, ...]:
+        """Layers, experts a layer and experts a token of one reduced instance."""
+        elastic = self.elastic
+        axes = (elastic.layers, elastic.experts, elastic.top_k)
+        if elastic.smallest_share and self._uniform() < elastic.smallest_share:
+            return tuple(min(self._open(choices, open_share)) for choices in axes)
+        if elastic.axes == "each":
+            return tuple(self._pick(choices, open_share) for choices in axes)
+        chosen = int(torch.randint(len(axes), (), generator=self.generator))
+        below = [tuple(choice for choice in choices if choice < max(choices)) or choices for choices in axes]
+        return tuple(
+            self._pick(below[axis], open_share) if axis == chosen else max(choices) for axis, choices in enumerate(axes)
+        )
 
     def _random_experts(self, spec: SubmodelSpec) -> tuple[tuple[int, ...], ...]:
         """For each kept layer as many experts as `spec` keeps, any of them."""
@@ -128,8 +149,13 @@ class ElasticSampler:
         return float(torch.rand((), generator=self.generator))
 
     def _pick(self, choices: tuple[int, ...], open_share: float = 1.0) -> int:
-        """One of the choices, evenly; the smallest are open only when `open_share` has come to 1."""
-        largest_first = choices
-        if open_share < 1:
-            largest_first = tuple(sorted(choices, reverse=True))[: 1 + math.floor((len(choices) - 1) * open_share)]
-        return largest_first[int(torch.randint(len(largest_first), (), generator=self.generator))]
+        """One of the choices, evenly."""
+        found = self._open(choices, open_share)
+        return found[int(torch.randint(len(found), (), generator=self.generator))]
+
+    @staticmethod
+    def _open(choices: tuple[int, ...], open_share: float) -> tuple[int, ...]:
+        """The choices; the smallest are among them only when `open_share` has come to 1."""
+        if open_share == 1:
+            return choices
+        return tuple(sorted(choices, reverse=True))[: 1 + math.floor((len(choices) - 1) * open_share)]

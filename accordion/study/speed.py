@@ -2,19 +2,22 @@
 
 import statistics
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
 
+from accordion.model.sampler import ElasticSampler
 from accordion.observe import say
 from accordion.study.run import Place, begin, release
 from accordion.study.units import ELASTIC, FIXED, ISOLATED, SCRATCH, Unit, settings
+from accordion.train.loop import Trainer
 
 WARM = 4  # steps before the first that counts
 
 
 def time_steps(place: Place) -> dict[str, Any]:
-    """Median seconds of a step of the elastic, the fixed and every member's run, the elastic one past its warm-up."""
+    """Mean seconds of a step over each kind of run, from the median of some steps in each of its parts."""
     study = place.study
     timed = [Unit(kind, study.seeds[0]) for kind in (FIXED, ELASTIC, *study.variants)]
     timed += [Unit(ISOLATED, study.seeds[0])] if study.isolated else []
@@ -22,26 +25,37 @@ def time_steps(place: Place) -> dict[str, Any]:
     seconds = {}
     for unit in timed:
         trainer = begin(place, unit, settings(study, unit))
-        if unit.kind not in (FIXED, SCRATCH, ISOLATED):
-            trainer.done = trainer.sampler.warmup  # of its schedule: reduced rows are drawn
-            share = 1 - trainer.config.elastic.warmup_share
-        else:
-            share = 0.0
-        steps = []
-        for index in range(WARM + study.timed_steps):
-            start = time.monotonic()
-            trainer.step()
-            _settle(place.device)
-            if index >= WARM:
-                steps.append(time.monotonic() - start)
+        parts = _parts(trainer.sampler, trainer.config.steps)
         key = unit.member or unit.kind
-        seconds[key] = statistics.median(steps)
-        if share:  # the steps of the warm-up run the full model
-            seconds[key] = share * seconds[key] + (1 - share) * seconds[FIXED]
+        seconds[key] = sum(share * _median(trainer, place.device, at, study.timed_steps) for at, share in parts)
         say(f"study: {key} {1000 * seconds[key]:.1f} ms a step")
         del trainer
     release()
     return {"step_seconds": seconds, "timed_steps": study.timed_steps}
+
+
+def _parts(sampler: ElasticSampler, steps: int) -> list[tuple[int, float]]:
+    """Where the parts of a run can be timed, and their shares of its steps: the smallest alone, the full alone, all.
+
+    Steps in which reduced rows come in slowly count as the steps after them, so that the cost is not understated.
+    """
+    marks = [0, sampler.growth, sampler.warmup, steps]
+    return [
+        (start if end < steps else steps - 1, (end - start) / steps) for start, end in pairwise(marks) if end > start
+    ]
+
+
+def _median(trainer: Trainer, device: str, at: int, count: int) -> float:
+    """Median seconds of `count` steps like the one at `at`."""
+    steps = []
+    for index in range(WARM + count):
+        trainer.done = at
+        start = time.monotonic()
+        trainer.step()
+        _settle(device)
+        if index >= WARM:
+            steps.append(time.monotonic() - start)
+    return statistics.median(steps)
 
 
 def _settle(device: str) -> None:

@@ -21,6 +21,7 @@ from accordion.model.sampler import Draw, ElasticSampler
 from accordion.train.checkpoint import Snapshot
 from accordion.train.corruption import corrupt_codes, flip_bits
 from accordion.train.engine import build_engine
+from accordion.train.growth import grow
 from accordion.train.guards import SpikeGuard
 from accordion.train.ranks import Ranks
 from accordion.train.schedule import Conditions, conditions
@@ -31,7 +32,7 @@ if TYPE_CHECKING:  # a trainer takes any endless batches with a position
 TIMES = ("seconds", "waited")  # of a snapshot's facts: how long it took, not what it did
 LOADS_EVERY = 10  # steps between figures of the experts' loads
 LOADS_KEPT = 100  # times in a run that the share of each single expert is kept
-ELASTIC_SEED, HISTORY_SEED, NOISE_SEED = 1, 2, 3  # added to the run's seed: a stream of its own for each generator
+ELASTIC_SEED, HISTORY_SEED, NOISE_SEED, GROWTH_SEED = 1, 2, 3, 4  # added to the run's seed: a stream for each
 
 
 class PosteriorScale:
@@ -136,6 +137,7 @@ class Trainer:
         given = next(self.loader)
         waited = time.monotonic() - start
         self._rank_experts()
+        self._grow()
         batch, draw, hidden = self._prepare(given)
         with precision(self.config, self.device):
             losses = self.engine.losses(
@@ -235,6 +237,12 @@ class Trainer:
         if self.done == self.sampler.warmup:
             self.model.set_expert_order(importance_order(self.model))
             self.sampler.set_model(self.model.config)
+
+    def _grow(self) -> None:
+        """Where only the smallest sub-model was trained so far, let the larger ones begin as what it has become."""
+        if self.sampler.growth and self.done == self.sampler.growth:
+            generator = torch.Generator().manual_seed(self.config.seed + GROWTH_SEED)
+            self.engine.load(*grow(*self.engine.tensors(), self.model.config, self.sampler.smallest, generator))
 
     def _generators(self) -> dict[str, torch.Generator]:
         return {"elastic": self.sampler.generator, "history": self.history, "noise": self.noise}

@@ -48,6 +48,26 @@ def test_shrinking_opens_the_choices_from_the_largest_down():
     assert {spec.top_k[0] for spec in drawn(learner, range(50, 80))} == {1, 2, 3}
 
 
+def test_one_axis_at_a_time_or_the_least_of_all_of_them():
+    full = sampler().full
+    sizes = {
+        (len(spec.layers), len(spec.experts[0]), spec.top_k[0])
+        for spec in drawn(sampler(axes="one", smallest_share=0.5, full_share=0.0), range(10, 60))
+    }
+    whole = (len(full.layers), len(full.experts[0]), full.top_k[0])
+    assert sizes == {(4, *whole[1:]), (whole[0], 3, whole[2]), (*whole[:2], 1), (*whole[:2], 2), (4, 3, 1)}
+    least = sampler(smallest_share=1.0, full_share=0.0)
+    assert set(drawn(least, range(10, 20))) == {least.smallest}
+
+
+def test_the_smallest_is_trained_alone_before_the_full_model_and_the_others():
+    learner = sampler(grow_share=0.3, warmup_share=0.2, full_share=0.0)
+    assert set(drawn(learner, range(30))) == {learner.smallest}
+    assert not any(learner.draw(step, 8).twins for step in range(30))
+    assert all(learner.draw(step, 8).specs is None for step in range(30, 50))
+    assert len(set(drawn(learner, range(50, 60)))) > 4
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_twins_are_reduced_rows_in_their_share(share):
     learner = sampler(distil_share=share)
@@ -65,3 +85,5 @@ def test_ranked_subsets_need_steps_in_which_to_rank():
         sampler(subsets="ranked", warmup_share=0.0)
     with pytest.raises(ConfigError, match="is no step"):
         sampler(steps=3, subsets="ranked", warmup_share=0.1)
+    with pytest.raises(ConfigError, match="grow_share: 0"):
+        sampler(subsets="ranked", grow_share=0.1)

@@ -116,6 +116,7 @@ def test_a_resumed_run_is_bitwise_the_unbroken_one(tmp_path, shards, stop):
     [
         {"subsets": "ranked", "warmup_share": 0.25},
         {"subsets": "random", "top_k_by_layer": True, "distil_share": 0.5},
+        {"grow_share": 0.25, "warmup_share": 0.0},
     ],
 )
 def test_a_resumed_run_with_ranks_and_twins_is_bitwise_the_unbroken_one(tmp_path, shards, elastic):
@@ -123,7 +124,7 @@ def test_a_resumed_run_with_ranks_and_twins_is_bitwise_the_unbroken_one(tmp_path
     whole = trainer(config, shards)
     for _ in range(12):
         whole.step()
-    for stop in (2, 5):  # while experts are being ranked, and after
+    for stop in (2, 5):  # while experts are being ranked or the smallest is alone, and after
         first, second = trainer(config, shards), trainer(config, shards)
         for _ in range(stop):
             first.step()
