@@ -134,7 +134,7 @@ def _member(study: Study, name: str) -> dict[str, Any]:
 
 
 def _variant(study: Study, kind: str) -> dict[str, Any]:
-    """Another recipe: its own tax and gaps, and how it stands against the main one, paired by seed."""
+    """Another recipe: its own tax and gaps, and its losses minus those of the main one and of the others, by seed."""
     whole = study.difference(lambda s: study.loss(Unit(kind, s)), lambda s: study.loss(Unit(FIXED, s)))
     ratios = [
         study.found[Unit(kind, seed).name]["flops"] / study.found[Unit(FIXED, seed).name]["flops"]
@@ -149,13 +149,18 @@ def _variant(study: Study, kind: str) -> dict[str, Any]:
         return lambda seed: study.loss(Unit(SCRATCH, seed, member))
 
     members = {
-        member.name: {
-            "gap": study.difference(inside(kind, member.name), scratch(member.name)),
-            "minus_main": study.difference(inside(kind, member.name), inside(ELASTIC, member.name)),
-        }
+        member.name: {"gap": study.difference(inside(kind, member.name), scratch(member.name))}
         for member in study.config.members
     }
-    return {"tax": whole, "flops_of_fixed": interval(ratios), "members": members}
+    others = {other: other for other in study.config.variants if other != kind and _has(study, other)}
+    minus = {
+        label: {
+            "full": study.difference(lambda s: study.loss(Unit(kind, s)), lambda s, r=recipe: study.loss(Unit(r, s))),
+            **{m.name: study.difference(inside(kind, m.name), inside(recipe, m.name)) for m in study.config.members},
+        }
+        for label, recipe in {"main": ELASTIC, **others}.items()
+    }
+    return {"tax": whole, "flops_of_fixed": interval(ratios), "members": members, "minus": minus}
 
 
 def _cost(study: Study) -> dict[str, Any]:
