@@ -35,7 +35,8 @@ def time_steps(place: Place) -> dict[str, Any]:
 
 
 def _parts(sampler: ElasticSampler, steps: int) -> list[tuple[int, float]]:
-    """Where the parts of a run can be timed, and their shares of its steps: the smallest alone, the full alone, all.
+    """Where the parts of a run can be timed, and their shares of its steps: the smallest alone, the full model alone,
+    all sizes, the full model alone.
 
     Steps in which reduced rows come in slowly count as the steps after them, so that the cost is not understated.
     """

@@ -1,7 +1,8 @@
-"""How larger members grow out of the smallest one, once it has been trained alone: at first they compute what it does.
+"""How larger members grow out of the smallest one, once it has been trained alone.
 
-Experts are copied as in Net2Net (arXiv 1511.05641) and sparse upcycling (arXiv 2212.05055), with a little noise on the
-routers, so that the copies part; what a new layer adds to the residual stream begins at zero, and its inside at random.
+New experts begin as copies (sparse upcycling, arXiv 2212.05055) of which half the units keep their random start, so
+that the copies part (Drop-Upcycling, arXiv 2502.19261); their router rows are copies with noise. What a new layer adds
+to the residual stream begins at zero (as in Net2Net, arXiv 1511.05641), and its inside at random.
 """
 
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ from torch import Tensor
 from accordion.config.pretrain import ModelConfig
 from accordion.model import SubmodelSpec
 
-ROUTER_NOISE = 0.02  # of a router row's own deviation
-BY_EXPERT = ("router", "bias", "expert_in", "expert_out")
+ROUTER_NOISE = 0.3  # of a router row's own deviation
+FRESH_UNITS = 0.5  # share of a copied expert's units that keep their random start
 ADDED = ("attention.out.weight", "moe.expert_out", "moe.shared_out.weight")  # what a layer adds, by its last product
 Tensors = dict[str, Tensor]
 
@@ -27,36 +28,39 @@ def grow(
 ) -> tuple[Tensors, Tensors]:
     """The canonical weights and AdamW's moments (`name/field`) after growth; what is given is not altered.
 
-    Expert e of a layer that `smallest` keeps becomes a copy of its expert e mod n, of n in their order.
-
     Args:
         smallest: what was trained so far.
-        generator: of the noise.
+        generator: of what differs between an expert and its copy.
     """
     grown, state = dict(weights), dict(optimizer)
     for layer in range(config.layers):
-        if layer not in smallest.layers:
-            for name in ADDED:
-                key = f"layers.{layer}.{name}"
-                if key in grown:
-                    grown[key] = torch.zeros_like(grown[key])
-            continue
-        kept = smallest.experts[smallest.layers.index(layer)]
-        origin = _origins(kept, config.experts[layer])
-        for name in BY_EXPERT:
-            key = f"layers.{layer}.moe.{name}"
-            grown[key] = grown[key][origin]
-            for field in [field for field in state if field.startswith(f"{key}/") and state[field].ndim]:
-                state[field] = state[field][origin]
-        key = f"layers.{layer}.moe.router"
-        rows = grown[key]
-        noise = torch.randn(rows.shape, generator=generator).to(rows) * rows.std(1, keepdim=True) * ROUTER_NOISE
-        new = torch.tensor([expert not in kept for expert in range(len(rows))], device=rows.device)
-        grown[key] = rows + noise * new.unsqueeze(1)
+        if layer in smallest.layers:
+            kept = smallest.experts[smallest.layers.index(layer)]
+            _copy_experts(f"layers.{layer}.moe.", kept, grown, state, generator)
+        else:
+            silent = {f"layers.{layer}.{name}" for name in ADDED} & grown.keys()
+            grown |= {name: torch.zeros_like(grown[name]) for name in silent}
     return grown, state
 
 
-def _origins(kept: tuple[int, ...], count: int) -> list[int]:
-    """For each of `count` experts, the kept one that it begins as."""
-    new = iter(range(count))
-    return [expert if expert in kept else kept[next(new) % len(kept)] for expert in range(count)]
+def _copy_experts(
+    prefix: str, kept: tuple[int, ...], weights: Tensors, state: Tensors, generator: torch.Generator
+) -> None:
+    """Make every expert that is not among `kept` a copy of one that is, in turn; `weights` and `state` are changed."""
+    router, first, second = (weights[prefix + name] for name in ("router", "expert_in", "expert_out"))
+    new = [expert for expert in range(len(router)) if expert not in kept]
+    origin = list(range(len(router)))
+    for place, expert in enumerate(new):
+        origin[expert] = kept[place % len(kept)]
+    for name in ("router", "bias", "expert_in", "expert_out"):
+        weights[prefix + name] = weights[prefix + name][origin]
+        moments = [key for key, value in state.items() if key.startswith(f"{prefix}{name}/") and value.ndim]
+        state |= {key: state[key][origin] for key in moments}
+    noise = torch.randn(router.shape, generator=generator).to(router) * router.std(1, keepdim=True) * ROUTER_NOISE
+    weights[prefix + "router"][new] += noise[new]
+    units = second.shape[1]
+    for expert in new:
+        fresh = torch.randperm(units, generator=generator)[: round(units * FRESH_UNITS)].to(second.device)
+        columns = torch.cat((fresh, fresh + units))  # of gate and up
+        weights[prefix + "expert_in"][expert][:, columns] = first[expert][:, columns]
+        weights[prefix + "expert_out"][expert][fresh] = second[expert][fresh]

@@ -19,8 +19,9 @@ def model() -> Model:
     return model
 
 
-def grown(model: Model, noise: float, monkeypatch: pytest.MonkeyPatch) -> Model:
+def grown(model: Model, monkeypatch: pytest.MonkeyPatch, noise: float = 0.3, fresh: float = 0.5) -> Model:
     monkeypatch.setattr("accordion.train.growth.ROUTER_NOISE", noise)
+    monkeypatch.setattr("accordion.train.growth.FRESH_UNITS", fresh)
     smallest = SubmodelSpec.nested(model.config, **SMALL)
     weights, _ = grow(model.state_dict(), {}, model.config, smallest, torch.Generator().manual_seed(2))
     larger = Model(model.config).eval()
@@ -29,22 +30,27 @@ def grown(model: Model, noise: float, monkeypatch: pytest.MonkeyPatch) -> Model:
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_the_grown_model_computes_what_the_smallest_did(model, monkeypatch, top_k):
-    """Six experts are two copies of three, and layers that come in add nothing yet."""
+def test_whole_copies_and_layers_that_come_in_compute_what_the_smallest_did(model, monkeypatch, top_k):
+    """Six experts are two copies of three, and new layers add nothing yet."""
     batch = small_batch()
     wanted = model(batch, [SubmodelSpec.nested(model.config, **SMALL)] * len(batch))
-    larger = grown(model, 0.0, monkeypatch)
+    larger = grown(model, monkeypatch, noise=0.0, fresh=0.0)
     given = larger(batch, [SubmodelSpec.nested(model.config, top_k=top_k)] * len(batch))
     for name, loss in wanted.means.items():
-        assert float(given.means[name]) == pytest.approx(float(loss), abs=2e-5), name
+        assert given.means[name].item() == pytest.approx(loss.item(), abs=2e-5), name
 
 
-def test_noise_parts_the_copies_and_spares_the_originals(model, monkeypatch):
-    larger = grown(model, 0.02, monkeypatch).state_dict()
-    router, before = larger["layers.0.moe.router"], model.state_dict()["layers.0.moe.router"]
-    assert torch.equal(router[:3], before[:3]) and not torch.equal(router[3:], before[:3])
-    assert (router[3:] - before[:3]).std() < 0.05 * before.std()
-    assert torch.equal(larger["layers.0.moe.expert_in"][3:], model.state_dict()["layers.0.moe.expert_in"][:3])
+def test_copies_part_from_the_originals_which_stay(model, monkeypatch):
+    larger, before = grown(model, monkeypatch).state_dict(), model.state_dict()
+    router, was = larger["layers.0.moe.router"], before["layers.0.moe.router"]
+    assert torch.equal(router[:3], was[:3]) and not torch.equal(router[3:], was[:3])
+    assert 0.1 < (router[3:] - was[:3]).std() / was.std() < 0.6
+    for name, axis in (("expert_in", 1), ("expert_out", 2)):
+        after, start = (state[f"layers.0.moe.{name}"] for state in (larger, before))
+        assert torch.equal(after[:3], start[:3])
+        copied, fresh = ((after[3:] == source).all(axis) for source in (start[:3], start[3:]))  # by unit
+        assert copied.sum(1).tolist() == fresh.sum(1).tolist() == [copied.shape[1] // 2] * 3
+        assert (copied ^ fresh).all()
 
 
 def test_moments_go_with_the_experts_and_what_is_given_stays(model):
