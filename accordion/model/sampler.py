@@ -71,7 +71,7 @@ class ElasticSampler:
         elastic = self.elastic
         self.model = model
         self.full = SubmodelSpec.full(model)
-        self.specs = {
+        self.specs: dict[tuple[int, ...], SubmodelSpec] = {
             (layers, experts, top_k): SubmodelSpec.nested(model, layers=layers, experts=experts, top_k=top_k)
             for layers in elastic.layers
             for experts in elastic.experts

@@ -135,14 +135,13 @@ def _member(study: Study, name: str) -> dict[str, Any]:
 
 def _variant(study: Study, kind: str) -> dict[str, Any]:
     """Another recipe: its own tax and gaps, and its losses minus those of the main one and of the others, by seed."""
-    whole = study.difference(lambda s: study.loss(Unit(kind, s)), lambda s: study.loss(Unit(FIXED, s)))
     ratios = [
         study.found[Unit(kind, seed).name]["flops"] / study.found[Unit(FIXED, seed).name]["flops"]
         for seed in study.seeds
         if Unit(kind, seed).name in study.found
     ]
 
-    def inside(recipe: str, member: str) -> Callable[[int], Losses | None]:
+    def inside(recipe: str, member: str = "") -> Callable[[int], Losses | None]:
         return lambda seed: study.loss(Unit(recipe, seed), member)
 
     def scratch(member: str) -> Callable[[int], Losses | None]:
@@ -155,12 +154,13 @@ def _variant(study: Study, kind: str) -> dict[str, Any]:
     others = {other: other for other in study.config.variants if other != kind and _has(study, other)}
     minus = {
         label: {
-            "full": study.difference(lambda s: study.loss(Unit(kind, s)), lambda s, r=recipe: study.loss(Unit(r, s))),
+            "full": study.difference(inside(kind), inside(recipe)),
             **{m.name: study.difference(inside(kind, m.name), inside(recipe, m.name)) for m in study.config.members},
         }
         for label, recipe in {"main": ELASTIC, **others}.items()
     }
-    return {"tax": whole, "flops_of_fixed": interval(ratios), "members": members, "minus": minus}
+    tax = study.difference(inside(kind), inside(FIXED))
+    return {"tax": tax, "flops_of_fixed": interval(ratios), "members": members, "minus": minus}
 
 
 def _cost(study: Study) -> dict[str, Any]:
