@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from accordion.config.pretrain import ModelConfig
 from accordion.device import training_device
 from accordion.model.moe import MoE
-from benchmarks.elasticity import SHAPE
+from benchmarks.elasticity import PROCESSOR, SHAPE
 from benchmarks.harness import Figures, Row, Sheet, paired
 from benchmarks.peers import Dense, MegatronLayer, QwenLayer, megatron
 
 REPEATS = 7
 CPU_SHAPES = {"E=64": (2048, 256, 256, 64, 4), "E=256": (2048, 256, 256, 256, 4)}  # T, H, I, E, K
 GPU_SHAPES = {"H=768": (8192, 768, 256, 128, 8), "H=1536": (8192, 1536, 256, 128, 8)}
-PROCESSOR = "processor s"  # what other work on the machine does not lengthen
 PRODUCT = 2048  # side of the matrices whose product says how fast the cores are
 
 
@@ -54,13 +53,18 @@ def _shape(
         nn.init.normal_(weight, std=hidden**-0.5)
     ours.to(device).train()
     x = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def forget() -> None:  # as a step of training does
+        ours.forget_gradients()
+        ours.zero_grad()
+
     rows: list[Row | Sheet] = []
     own: list[float] = []
     for peer, build in peers(shape).items():
         other = build().to(device).train()
         found = paired(
-            _pass(lambda given: ours(given, None, None)[0], ours, x),
-            _pass(other, other, x),
+            _pass(lambda given: ours(given, None, None)[0], forget, x),
+            _pass(other, other.zero_grad, x),
             repeats=repeats,
             label=f"{name}, {peer}",
             warm_up=2,
@@ -87,8 +91,8 @@ def peers(shape: ModelConfig) -> dict[str, Callable[[], nn.Module]]:
     }
 
 
-def _pass(forward: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> Callable[[], Figures]:
-    """Seconds of one forward and backward pass, and on a CPU those that its cores worked."""
+def _pass(forward: Callable[[Tensor], Tensor], forget: Callable[[], None], x: Tensor) -> Callable[[], Figures]:
+    """Seconds of one forward and backward pass, and on a CPU those that its cores worked; then gradients go."""
 
     def once() -> Figures:
         given = x.clone().requires_grad_()
@@ -99,7 +103,7 @@ def _pass(forward: Callable[[Tensor], Tensor], module: nn.Module, x: Tensor) -> 
         total.backward()
         settle(x.device)
         spent = {"s": time.perf_counter() - start, PROCESSOR: time.process_time() - busy}
-        module.zero_grad(set_to_none=True)
+        forget()
         return spent if not x.is_cuda else {"s": spent["s"]}
 
     return once

@@ -17,7 +17,8 @@ from accordion.device import training_device
 from accordion.model import Model
 from accordion.model.elastic import SubmodelSpec
 from accordion.model.flops import RowCounts, forward_flops
-from accordion.train.engine import build_optimizer
+from accordion.train.engine import PlainEngine
+from accordion.train.ranks import Ranks
 from benchmarks.elasticity import SHAPE, text_batch
 from benchmarks.harness import Figures, Row, Sheet, paired
 from benchmarks.moe_layer import peak, settle
@@ -27,6 +28,7 @@ REPEATS = 5
 LENGTH = 512
 ROWS = {"cpu": 4, "cuda": 32}
 LINES = 8  # of the profile
+RATE = 1e-3  # of learning
 
 
 def run(repeats: int, shape: ModelConfig = SHAPE, length: int = LENGTH, rows: int | None = None) -> list[Row | Sheet]:
@@ -34,16 +36,23 @@ def run(repeats: int, shape: ModelConfig = SHAPE, length: int = LENGTH, rows: in
     device = training_device()
     batch = text_batch(shape, rows or ROWS[device.type], length).to(device)
     tokens, following = batch.token, batch.target_token
-    ours = Model(shape, seed=0).train().to(device)
+    engine = PlainEngine(PretrainConfig(), shape, device, Ranks())
+    ours = engine.model
     ours.training = False  # of the model itself: no multi-token prediction; its layers stay in training
-    own = _step(ours, lambda: ours(batch).means["text"], build_optimizer(ours, PretrainConfig()), tokens)
+
+    def learn(total: Tensor) -> None:
+        engine.zero()
+        total.backward()
+        engine.clip(1.0)
+        engine.step(RATE)
+
+    own = _step(lambda: ours(batch).means["text"], learn, tokens)
     found: list[Row | Sheet] = []
     speeds: list[float] = []
     with megatron(device):
         for name, (model, loss) in _peers(shape, length, device).items():
             model.train().to(device)
-            theirs = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-            other = _step(model, partial(loss, tokens, following), theirs, tokens)
+            other = _step(partial(loss, tokens, following), _learning(model), tokens)
             both = paired(own, other, repeats=repeats, label=name, warm_up=1)
             speeds += both["tokens/s"][0]
             found += [
@@ -92,9 +101,20 @@ def _own_megatron(
     return model, loss
 
 
-def _step(
-    model: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, tokens: Tensor
-) -> Callable[[], Figures]:
+def _learning(model: nn.Module) -> Callable[[Tensor], None]:
+    """What a step does with the loss of a peer: the backward pass, clipping and AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
+
+    def learn(total: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return learn
+
+
+def _step(loss: Callable[[], Tensor], learn: Callable[[Tensor], None], tokens: Tensor) -> Callable[[], Figures]:
     """One step: tokens a second, and on a CPU a second that its cores worked."""
 
     def once() -> Figures:
@@ -102,10 +122,7 @@ def _step(
         start, busy = time.perf_counter(), time.process_time()
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=tokens.is_cuda):
             total = loss()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        learn(total)
         settle(tokens.device)
         spent = {"tokens/s": time.perf_counter() - start}
         if not tokens.is_cuda:  # what other work on the machine does not lengthen

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig
-from accordion.model.attention import Attention, BlockRule
+from accordion.model.attention import Attention, Bands, BlockRule, banded
 from accordion.model.balance import Balanced
 from accordion.model.cache import Cache
 from accordion.model.elastic import LayerPlan
@@ -94,7 +94,7 @@ class Part:
 
     rows: Tensor | None
     rope: Rope
-    mask: Tensor | BlockRule
+    mask: Tensor | BlockRule | Bands
     at: Tensor | None
     eligible: Tensor | None
     top_k: Tensor | None
@@ -192,7 +192,8 @@ class PlainBackbone(Backbone, nn.ModuleList):
             kinds = modality.reshape(-1) if at is None else modality.reshape(-1).index_select(0, at)
             own = isolation(self.config).to(mask.device).index_select(0, kinds)
             eligible = own if eligible is None else eligible & own
-        return Part(rows, rope, mask, at, eligible, top_k, plan.slots, used)
+        seen = banded(mask) if isinstance(mask, Tensor) else mask
+        return Part(rows, rope, seen, at, eligible, top_k, plan.slots, used)
 
 
 def _positions(at: Tensor | None, rows: Tensor | None, shape: torch.Size) -> Tensor:

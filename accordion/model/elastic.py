@@ -217,19 +217,16 @@ def _kept(spec: SubmodelSpec, layer: int) -> tuple[tuple[int, ...], int] | None:
 
 def _plan_layer(experts: int, own: int, kept: Sequence[tuple[tuple[int, ...], int] | None]) -> LayerPlan:
     here = [(row, part) for row, part in enumerate(kept) if part is not None]
-    eligible = torch.zeros(len(here), experts, dtype=torch.bool)
-    whole = True
-    for index, (_, (chosen, _)) in enumerate(here):
-        if len(chosen) == experts:
-            eligible[index] = True
-        else:
-            whole = False
+    eligible = None
+    if any(len(chosen) < experts for _, (chosen, _) in here):
+        eligible = torch.zeros(len(here), experts, dtype=torch.bool)
+        for index, (_, (chosen, _)) in enumerate(here):
             eligible[index, list(chosen)] = True
     top_k = [count for _, (_, count) in here]
     same = all(count == own for count in top_k)
     return LayerPlan(
         rows=None if len(here) == len(kept) else torch.tensor([row for row, _ in here], dtype=torch.int64),
-        eligible=None if whole else eligible,
+        eligible=eligible,
         top_k=None if same else torch.tensor(top_k),
         slots=None if same else max(top_k),
     )

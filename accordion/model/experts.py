@@ -1,11 +1,7 @@
-"""SwiGLU experts over sorted token-expert assignments, with a hand-written backward pass.
+"""SwiGLU experts over sorted token-expert assignments: which kernel computes them, and that for bfloat16.
 
-Why by hand: on CPUs `torch.nn.functional.grouped_mm` was nine times slower than separate products at
-hidden 128 and 16 experts (371 ms against 41 ms, forward and backward, 4096 tokens, top-4, two cores), and
-autograd over a loop of slices fills a gradient of the whole weight for each expert (1032 ms against 87 ms at
-64 experts). Writing each expert's result into its rows of one tensor needs neither. On a GPU in bfloat16 the
-products of all experts are one `grouped_mm`, which never waits for the counts; in float32 they are the same
-separate products as on a CPU.
+On a GPU in bfloat16 the products of all experts are one `grouped_mm`, which never waits for the counts. On a CPU, and
+in float32, `ExpertsInTurn` computes them one after the other.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from accordion.model.experts_in_turn import ExpertsInTurn, Spare
 
 
 class Dispatch(NamedTuple):
@@ -51,32 +49,24 @@ def dispatch(choice: Tensor, experts: int, used: int | None = None) -> Dispatch:
 
 
 class GroupedExperts(torch.autograd.Function):
-    """out[n] = sum over the assignments (n, e, gate) of gate * W_out[e] SwiGLU(W_in[e] x[n])."""
+    """The sum of `ExpertsInTurn`, in bfloat16: the products of all experts are one operation."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, gates: Tensor, weight_in: Tensor, weight_out: Tensor, order: Tensor, place: Tensor,
         counts: Tensor,
     ) -> Tensor:  # fmt: skip
-        """Run the chosen experts.
-
-        Args:
-            x: (n, H) tokens.
-            gates: (n, K) weight of each choice.
-            weight_in: (E, H, 2I); weight_out: (E, I, H).
-            order, place, counts: a `Dispatch`.
-        """
+        """Run the chosen experts, see `ExpertsInTurn`."""
         slots = gates.shape[1]
-        kind = _compute_type(x)
-        first, second = weight_in.to(kind), weight_out.to(kind)
-        groups = _groups(counts, kind)
-        inputs = x.to(kind).index_select(0, order // slots)  # (A + 1, H)
-        both = _by_group(inputs, first, groups)
+        first, second = weight_in.to(torch.bfloat16), weight_out.to(torch.bfloat16)
+        ends = counts.cumsum(0).to(torch.int32)  # (E,)
+        inputs = x.to(torch.bfloat16).index_select(0, order // slots)  # (A + 1, H)
+        both = _by_group(inputs, first, ends)
         gate, up = both.chunk(2, -1)
         active = F.silu(gate).mul_(up)
-        result = _by_group(active, second, groups)  # the last row stands for the choices that are not computed
-        ctx.save_for_backward(gates, first, second, order, place, inputs, both, active, result, counts)
-        ctx.groups, ctx.kind = groups, weight_in.dtype
+        result = _by_group(active, second, ends)  # the last row stands for the choices that are not computed
+        ctx.save_for_backward(gates, first, second, order, place, inputs, both, active, result, counts, ends)
+        ctx.kind = weight_in.dtype
         gathered = result.index_select(0, place).view(len(gates), slots, -1)
         out = gates[:, :1] * gathered[:, 0]
         for slot in range(1, slots):  # one by one: the sum must not depend on how many slots are unused
@@ -86,76 +76,61 @@ class GroupedExperts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, gates and both weights; an expert nobody chose gets zeros."""
-        gates, first, second, order, place, inputs, both, active, result, counts = ctx.saved_tensors
-        slots, groups = gates.shape[1], ctx.groups
+        gates, first, second, order, place, inputs, both, active, result, counts, ends = ctx.saved_tensors
+        slots = gates.shape[1]
         grad_rows = grad.to(inputs.dtype).index_select(0, order // slots)  # (A + 1, H)
         dots = torch.sum(grad_rows * result, -1, dtype=grad.dtype)
         grad_gates = dots.index_select(0, place).view_as(gates)  # the last of `dots` is 0
         grad_rows.mul_(gates.reshape(-1)[order].to(inputs.dtype).unsqueeze(1))
-        grad_active = _by_group(grad_rows, second.transpose(1, 2), groups)
-        grad_out = _outer_by_group(active, grad_rows, groups, counts)
+        grad_active = _by_group(grad_rows, second.transpose(1, 2), ends)
+        grad_out = _outer_by_group(active, grad_rows, ends, counts)
         gate, up = both.chunk(2, -1)
         grad_both = torch.empty_like(both)
         half = active.shape[1]
         torch.ops.aten.silu_backward.grad_input(grad_active * up, gate, grad_input=grad_both[:, :half])
         torch.mul(grad_active, F.silu(gate), out=grad_both[:, half:])
-        grad_inputs = _by_group(grad_both, first.transpose(1, 2), groups)
-        grad_in = _outer_by_group(inputs, grad_both, groups, counts)
+        grad_inputs = _by_group(grad_both, first.transpose(1, 2), ends)
+        grad_in = _outer_by_group(inputs, grad_both, ends, counts)
         grad_x = grad_inputs.index_select(0, place).view(-1, slots, grad.shape[1]).sum(1, dtype=grad.dtype)
         return grad_x, grad_gates, grad_in.to(ctx.kind), grad_out.to(ctx.kind), None, None, None
 
 
-Groups = Tensor | list[tuple[int, slice]]
-"""Where each expert's rows lie: int32 ends (E,) on the device, or (expert, rows) of those that have any."""
-
-
-def _compute_type(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def _groups(counts: Tensor, kind: torch.dtype) -> Groups:
-    if kind == torch.bfloat16:
-        return counts.cumsum(0).to(torch.int32)
-    spans, end = [], 0
-    for expert, count in enumerate(counts.tolist()):
-        if count:
-            spans.append((expert, slice(end, end + count)))
-        end += count
-    return spans
-
-
-def _by_group(rows: Tensor, weight: Tensor, groups: Groups) -> Tensor:
+def _by_group(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """rows (A + 1, a) times its expert's weight (E, a, b) -> (A + 1, b); the last row, no assignment, is 0."""
-    if isinstance(groups, Tensor):
-        result = F.grouped_mm(rows, weight, offs=groups)
-    else:
-        result = rows.new_empty(len(rows), weight.shape[2])
-        for expert, span in groups:
-            torch.mm(rows[span], weight[expert], out=result[span])
+    result = F.grouped_mm(rows, weight, offs=ends)
     result[-1].zero_()
     return result
 
 
-def _outer_by_group(left: Tensor, right: Tensor, groups: Groups, counts: Tensor) -> Tensor:
+def _outer_by_group(left: Tensor, right: Tensor, ends: Tensor, counts: Tensor) -> Tensor:
     """For each expert the sum over its rows of left (A + 1, a) x right (A + 1, b) -> (E, a, b)."""
-    if isinstance(groups, Tensor):
-        whole = F.grouped_mm(left.t(), right, offs=groups)
-        return whole.masked_fill_((counts == 0)[:, None, None], 0.0)
-    result = left.new_empty(len(counts), left.shape[1], right.shape[1])  # most of it is written only once
-    for expert, span in groups:
-        torch.mm(left[span].t(), right[span], out=result[expert])
-    if len(groups) < len(counts):
-        result[counts == 0] = 0.0
-    return result
+    whole = F.grouped_mm(left.t(), right, offs=ends)
+    return whole.masked_fill_((counts == 0)[:, None, None], 0.0)
+
+
+def apply_experts(
+    x: Tensor, gates: Tensor, weight_in: Tensor, weight_out: Tensor, sorted_: Dispatch, spare: Spare | None = None
+) -> Tensor:
+    """The sum of `ExpertsInTurn` for tokens x (n, H) and gates (n, K), in the type of the autocast: (n, H)."""
+    device = x.device.type
+    kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if kind == torch.bfloat16:
+        return GroupedExperts.apply(x, gates, weight_in, weight_out, *sorted_)
+    return ExpertsInTurn.apply(x, gates, weight_in, weight_out, *sorted_, spare or Spare())
 
 
 def run_experts(
-    x: Tensor, gates: Tensor, weight_in: Tensor, weight_out: Tensor, choice: Tensor, used: int | None = None
+    x: Tensor,
+    gates: Tensor,
+    weight_in: Tensor,
+    weight_out: Tensor,
+    choice: Tensor,
+    used: int | None = None,
+    spare: Spare | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The sum of `GroupedExperts` for choices (n, K): (n, H), and the assignments (E,) of each expert."""
+    """The sum of `ExpertsInTurn` for choices (n, K): (n, H), and the assignments (E,) of each expert."""
     sorted_ = dispatch(choice, len(weight_out), used)
-    return GroupedExperts.apply(x, gates, weight_in, weight_out, *sorted_), sorted_.counts
+    return apply_experts(x, gates, weight_in, weight_out, sorted_, spare), sorted_.counts
 
 
 def dense_experts(x: Tensor, gates: Tensor, weight_in: Tensor, weight_out: Tensor, choice: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from accordion.model.balance import Balanced, router_scores
 from accordion.model.experts import dense_experts, run_experts
+from accordion.model.experts_in_turn import Spare
 
 
 class MoE(Balanced, nn.Module):
@@ -23,6 +24,7 @@ class MoE(Balanced, nn.Module):
         self.expert_out = nn.Parameter(torch.empty(experts, expert_hidden, hidden))
         self.shared_in = nn.Linear(hidden, 2 * shared_hidden, bias=False) if shared_hidden else None
         self.shared_out = nn.Linear(shared_hidden, hidden, bias=False) if shared_hidden else None
+        self.spare = Spare()
         self.set_up_balance(experts, top_k)
 
     def forward(
@@ -50,7 +52,7 @@ class MoE(Balanced, nn.Module):
         elif self.dense:
             out = dense_experts(x, gates, self.expert_in, self.expert_out, choice)
         else:
-            out, counts = run_experts(x, gates, self.expert_in, self.expert_out, choice, used)
+            out, counts = run_experts(x, gates, self.expert_in, self.expert_out, choice, used, self.spare)
             if self.training:
                 self.count(counts, len(choice) * choice.shape[1] if top_k is None else top_k, eligible)
             self.weigh(choice, gates)
@@ -58,6 +60,11 @@ class MoE(Balanced, nn.Module):
             gate, up = self.shared_in(x).chunk(2, -1)
             out = out + self.shared_out(F.silu(gate) * up)
         return out, choice
+
+    def forget_gradients(self) -> None:
+        """Drop the gradients of the experts' weights; their memory is used again by the next ones."""
+        for weight in (self.expert_in, self.expert_out):
+            self.spare.forget(weight)
 
     def route(
         self, x: Tensor, eligible: Tensor | None, top_k: Tensor | None, slots: int | None = None

@@ -124,6 +124,8 @@ class PlainEngine(Engine):
 
     def zero(self) -> None:
         """See `Engine`."""
+        for layer in self.model.layers:
+            layer.moe.forget_gradients()
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accordion.model.balance import Balanced, router_scores
-from accordion.model.experts import GroupedExperts
+from accordion.model.experts import Dispatch, apply_experts
 from accordion.model.norm import RmsNorm
 from accordion.train.megatron import library as core
 
@@ -127,8 +127,8 @@ class GroupedWeights(core.MegatronModule):
         order = torch.arange(len(tokens) + 1, device=tokens.device)
         place = order[:-1].clone()
         order[-1] = 0  # no assignment
-        out = GroupedExperts.apply(tokens, gates.unsqueeze(1), self.weight_in, self.weight_out, order, place, counts)
-        return out, None
+        sorted_ = Dispatch(order, place, counts)
+        return apply_experts(tokens, gates.unsqueeze(1), self.weight_in, self.weight_out, sorted_), None
 
 
 class ElasticDispatcher(core.MoEAlltoAllTokenDispatcher):

@@ -6,12 +6,23 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from accordion.data.batch import AUDIO, IMAGE, TEXT, VIDEO
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.model import Model, SubmodelSpec, load_model, parameter_counts, save_model
-from accordion.model.attention import BlockRule, draw_hidden_frames, group_mask
+from accordion.model.attention import (
+    BAND,
+    Attention,
+    Bands,
+    BlockRule,
+    additive,
+    banded,
+    draw_hidden_frames,
+    group_mask,
+)
 from accordion.model.losses import scale_weights
+from accordion.model.rope import rope_table
 from accordion.model.sampler import Draw
 from tests.unit.model.synthetic import small_batch, small_config
 
@@ -87,6 +98,52 @@ def test_specs_that_are_full_change_nothing():
         plain = model.outputs(batch)
         full = model.outputs(batch, [SubmodelSpec.full(model.config)] * len(batch))
     assert torch.equal(plain.text, full.text) and torch.equal(plain.audio, full.audio)
+
+
+def test_specs_that_are_full_run_the_same_operators():
+    class Listed(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[str] = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.found.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    model, batch = build().train(), small_batch()
+    lists = []
+    for specs in (None, [SubmodelSpec.full(model.config)] * len(batch)):
+        with Listed() as listed:
+            sum(model(batch, specs).means.values()).backward()
+        lists.append(listed.found)
+        model.zero_grad()
+    assert lists[0] == lists[1] and len(lists[0]) > 500
+
+
+def test_attention_in_bands_equals_attention_under_the_whole_mask():
+    g = torch.Generator().manual_seed(0)
+    attention = Attention(16, 2)
+    length = 2 * BAND + 40
+    index = torch.arange(length)
+    document = (index > 100).long().repeat(2, 1)
+    document[1] = (index > 190).long()
+    seen = (index <= index.unsqueeze(1)) & (document.unsqueeze(1) == document.unsqueeze(2))  # (2, S, S)
+    mask = additive(seen.unsqueeze(1))
+    bands = banded(mask)
+    assert isinstance(bands, Bands)
+    rope = rope_table(index.view(1, -1, 1).expand(2, -1, 3), 8, 1e4)
+    x = torch.randn(2, length, 16, generator=g).requires_grad_()
+    seed = torch.randn(2, length, 16, generator=g)
+    whole, parts = (attention(x, rope, given) for given in (mask, bands))
+    torch.testing.assert_close(parts, whole)
+    wanted = [x, *attention.parameters()]
+    for mine, theirs in zip(
+        torch.autograd.grad((parts * seed).sum(), wanted),
+        torch.autograd.grad((whole * seed).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    assert banded(seen.unsqueeze(1)) is not None and not isinstance(banded(seen.unsqueeze(1)), Bands)
 
 
 def test_skipped_layers_and_absent_experts_get_no_gradient():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from accordion.model.experts import dense_experts, run_experts
+from accordion.model.experts_in_turn import chunks_of
 from accordion.model.moe import MoE
 from accordion.model.rope import rope_table, rotate
 
@@ -70,6 +71,49 @@ def test_one_grouped_product_in_bfloat16_is_near_the_separate_ones_and_idle_expe
             mine, theirs = mine[choice < 5], theirs[choice < 5]
         assert torch.linalg.vector_norm(mine - theirs) < 0.03 * torch.linalg.vector_norm(theirs)
     assert not torch.autograd.grad((run_experts(*inputs, choice)[0] * seed).sum(), inputs[2])[0][4].any()
+
+
+def test_chunks_hold_every_assignment_once():
+    counts = [0, 100, 40, 0, 300, 1, 0]
+    chunks = chunks_of(counts)
+    rows = [
+        (expert, chunk.rows.start + span.start, chunk.rows.start + span.stop)
+        for chunk in chunks
+        for expert, span in chunk.members
+    ]
+    assert rows == [(1, 0, 100), (2, 100, 140), (4, 140, 440), (5, 440, 441)]
+    assert [(chunk.rows.start, chunk.rows.stop) for chunk in chunks] == [(0, 140), (140, 440), (440, 441)]
+    assert chunks_of([0, 0]) == []
+
+
+def test_many_chunks_give_what_all_experts_for_all_tokens_give():
+    g = torch.Generator().manual_seed(0)
+    x, gates = torch.randn(500, 8, generator=g), torch.rand(500, 3, generator=g)
+    weight_in, weight_out = torch.randn(9, 8, 12, generator=g), torch.randn(9, 6, 8, generator=g)
+    choice = torch.rand(500, 9, generator=g).topk(3).indices
+    inputs = [t.double().requires_grad_() for t in (x, gates, weight_in, weight_out)]
+    seed = torch.randn(500, 8, generator=g).double()
+    for mine, theirs in zip(
+        torch.autograd.grad((run_experts(*inputs, choice)[0] * seed).sum(), inputs),
+        torch.autograd.grad((dense_experts(*inputs, choice) * seed).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_forgotten_gradients_lend_their_memory_and_kept_ones_add_up():
+    layer, x = moe().train(), torch.randn(20, 8, generator=torch.Generator().manual_seed(2))
+
+    def learn() -> tuple[int, torch.Tensor]:
+        layer(x, None, None)[0].square().sum().backward()
+        return layer.expert_in.grad.data_ptr(), layer.expert_in.grad.clone()
+
+    memory, first = learn()
+    layer.forget_gradients()
+    assert layer.expert_in.grad is None and layer.expert_out.grad is None
+    again, second = learn()
+    assert again == memory and torch.equal(first, second)
+    torch.testing.assert_close(learn()[1], 2 * first)
 
 
 def moe(experts=6, top_k=2) -> MoE:
