@@ -62,7 +62,7 @@ def command(process: psutil.Process) -> list[str]:
         return []
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_run_goes_on_and_gives_what_one_process_gives(tmp_path: Path) -> None:
     shards, resume, out = write_shards(tmp_path / "shards"), tmp_path / "resume", tmp_path / "out"
     launcher = launch(shards, out, resume)
