@@ -21,6 +21,7 @@ _SECTIONS = {
     "evaluate": ("retrieval",),
     "gate": ("gate",),
     "rollout": ("rollout",),
+    "study": ("experiment",),
     "ingest": ("data",),
     "validate_data": ("quality",),
     "validate_shards": ("quality",),
@@ -38,7 +39,8 @@ def deck(stage: str, metrics: Mapping[str, Any], folder: Path) -> str:
     """
     run = RunFigures(metrics={stage: metrics}, timings={}, folders={stage: folder})
     names = _SECTIONS.get(stage, ())
-    parts = [BUILDERS[name](run, summarise(run.metrics, {})) for name in names] or [metrics_section(stage, metrics)]
+    built = (BUILDERS[name](run, summarise(run.metrics, {})) for name in names)
+    parts = [part for part in built if part is not None] or [metrics_section(stage, metrics)]
     body = Markup("").join(render_section(part) for part in parts)
     return f'<style>{style_sheet(".accordion-deck")}</style><div class="accordion-deck">{body}</div>'
 

@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from accordion.study.figures import MEAN, MODALITIES
 
@@ -17,20 +18,26 @@ Figures = Mapping[str, Any]
 
 
 def draw(results: Figures, out: Path) -> list[Path]:
-    """Write `gaps.png`, `losses.png` and `variants.png` into `out`."""
+    """Write `gaps.png`, `losses.png` and, with variants, `variants.png` into `out`."""
+    paths = []
+    for name, figure in figures(results).items():
+        path = out / f"{name}.png"
+        figure.savefig(path, dpi=120)
+        paths.append(path)
+    return paths
+
+
+def figures(results: Figures) -> dict[str, Figure]:
+    """gaps, losses and, where other recipes were run, variants."""
     summary = results["summary"]
     drawn = {"gaps": _gaps(summary), "losses": _losses(summary)}
     if summary["variants"]:
         drawn["variants"] = _variants(summary)
-    paths = []
-    for name, figure in drawn.items():
+    for figure in drawn.values():
         figure.suptitle(f"{results['device']}, seeds {summary['seeds']}, 95 % intervals by t", fontsize=9)
         figure.tight_layout()
-        path = out / f"{name}.png"
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
-        paths.append(path)
-    return paths
+        plt.close(figure)  # it can still be saved
+    return drawn
 
 
 def _bars(axes: Axes, places: list[float], found: list[Figures], width: float, label: str) -> None:
@@ -39,7 +46,7 @@ def _bars(axes: Axes, places: list[float], found: list[Figures], width: float, l
     axes.bar(places, means, width, yerr=low, capsize=2, label=label)
 
 
-def _gaps(summary: Figures) -> plt.Figure:
+def _gaps(summary: Figures) -> Figure:
     """Gap of each member by share of recovery, one panel a modality, with the tax beside them."""
     shown = [name for name in (*MODALITIES, MEAN) if name in summary["tax"]]
     figure, panels = plt.subplots(1, len(shown), figsize=(3.4 * len(shown), 3.6), squeeze=False)
@@ -68,7 +75,7 @@ def _gap_panel(axes: Axes, summary: Figures, name: str) -> None:
     axes.set_title(name, fontsize=9)
 
 
-def _losses(summary: Figures) -> plt.Figure:
+def _losses(summary: Figures) -> Figure:
     """Loss of each size from scratch, inside the elastic run, and cut from the fixed model."""
     shown = [name for name in MODALITIES if name in summary["tax"]]
     figure, panels = plt.subplots(1, len(shown), figsize=(3.4 * len(shown), 3.6), squeeze=False)
@@ -90,7 +97,7 @@ def _losses(summary: Figures) -> plt.Figure:
     return figure
 
 
-def _variants(summary: Figures) -> plt.Figure:
+def _variants(summary: Figures) -> Figure:
     """Tax and gap without recovery of every recipe, mean over the modalities."""
     recipes = {"main": summary["tax"][MEAN]} | {
         name: found["tax"][MEAN] for name, found in summary["variants"].items() if found["tax"]

@@ -162,6 +162,19 @@ def test_a_family_of_an_earlier_run_is_searched_and_registered_on_its_own(pipeli
     assert "is a shards; wanted a policy" in wrong
 
 
+def test_the_family_experiment_runs_on_what_the_whole_run_packed(pipeline: Pipeline) -> None:
+    pipeline.run(workflow=("workflows/elastic_study.py", "elastic_study"))
+    assert pipeline.executed == {"study", "report"}
+    found = Store(pipeline.home / "store").open(Artifact.parse(pipeline.artifact("study")))
+    document = json.loads((found / "elastic_study.json").read_text())
+    assert len(document["units"]) == 1 + 2 * 4  # timing; elastic, fixed, from scratch and recovered, for two seeds
+    assert set(document["summary"]["tax"]) == {*MODALITIES, "mean"}
+    figures = document["summary"]["members"]["small"]["recovery"]["0.5"]["gap"]["text"]
+    assert len(figures["values"]) == 2 and figures["low"] <= figures["mean"] <= figures["high"]
+    assert {path.name for path in found.glob("*.png")} == {"gaps.png", "losses.png"}
+    assert (pipeline.home / "latest" / "decks" / "study.html").stat().st_size > 1000
+
+
 def test_failed_expectation_stops_the_run_and_shows_the_rows(pipeline: Pipeline) -> None:
     output = pipeline.run("validate_data.text_characters=[1, 50]", fails=True)
     assert "ValidationFailed" in output and "characters" in output and "failed_rows.jsonl" in output

@@ -18,6 +18,7 @@ from accordion.home import REPOSITORY
 from accordion.model import SubmodelSpec
 from accordion.model.flops import RowCounts, forward_flops, training_flops
 from accordion.model.sampler import Draw
+from accordion.report.deck import deck
 from accordion.study.__main__ import main
 from accordion.study.data import Resident, ResidentLoader, export
 from accordion.study.figures import interval, summarise
@@ -150,6 +151,14 @@ def test_the_figures_are_those_of_a_computation_by_hand(done):
     assert {"command", "device", "commit", "versions"} <= set(
         json.loads((place.out / "results" / "elastic_study.json").read_text())
     )
+
+
+def test_the_deck_shows_what_the_experiment_says(done):
+    place, results = done
+    shown = deck("study", {}, place.out / "results")
+    tax = results["summary"]["tax"]["text"]
+    assert f"{tax['mean']:.3f} [{tax['low']:.3f}, {tax['high']:.3f}]" in shown
+    assert shown.count("<svg") == 3 and "all members" in shown and "50%" in shown
 
 
 def test_one_value_has_no_interval():
