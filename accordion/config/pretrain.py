@@ -209,6 +209,11 @@ class ParallelConfig(Settings):
     expert: int = Field(1, ge=1, description="experts of a layer over so many ranks (megatron)")
     tensor: int = Field(1, ge=1, description="heads, shared experts and positions over so many ranks (megatron)")
     context: int = Field(1, ge=1, description="positions over so many ranks, attention included (megatron)")
+    pipeline: int = Field(1, ge=1, description="layers over so many stages, one after the other (megatron)")
+    microbatches: int = Field(
+        1, ge=1, description="parts in which a rank's rows go through the stages, which idle for (pipeline - 1) / "
+        "(microbatches + pipeline - 1) of a step"
+    )  # fmt: skip
     shard: bool = Field(
         False, description="plain: weights, gradients and optimizer over all ranks (FSDP2), not a copy on each (DDP)"
     )
@@ -290,17 +295,20 @@ class PretrainConfig(Settings):
     @model_validator(mode="after")
     def _engine_can(self) -> "PretrainConfig":
         parallel, model = self.parallel, self.model
-        split = {name: getattr(parallel, name) for name in ("expert", "tensor", "context")}
+        split = {name: getattr(parallel, name) for name in ("expert", "tensor", "context", "pipeline")}
         if self.engine == "plain" and (asked := [name for name, size in split.items() if size > 1]):
             raise ValueError(f"parallel.{asked[0]} above 1 needs engine: megatron; the plain engine has DDP and shard")
         if self.engine == "megatron" and self.attention == "flex":
             raise ValueError("attention: flex belongs to engine: plain; Megatron-Core's layers take a mask")
         if self.engine == "megatron" and parallel.shard:
             raise ValueError("parallel.shard belongs to engine: plain; Megatron-Core splits its optimizer by itself")
+        if parallel.microbatches > 1 and parallel.pipeline == 1:
+            raise ValueError("parallel.microbatches above 1 needs parallel.pipeline above 1, stages to go through")
         for name, what, size in (
             ("expert", "experts", model.experts),
             ("tensor", "heads", model.heads),
             ("tensor", "shared_hidden", model.shared_hidden),
+            ("pipeline", "layers", model.layers),
         ):
             if size % split[name]:
                 raise ValueError(f"parallel.{name} is {split[name]}; it must divide model.{what}, which is {size}")

@@ -6,6 +6,7 @@ An expert's importance is the sum of the gates that tokens gave it: how often it
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from accordion.data.batch import Batch
 from accordion.model.model import Model
@@ -17,11 +18,9 @@ def measure_importance(model: Model, on: bool) -> None:
         router.measuring = on
 
 
-def importance_order(model: Model) -> tuple[tuple[int, ...], ...]:
-    """For each layer its experts, that of the largest gate mass measured so far first."""
-    return tuple(
-        tuple(router.mass.argsort(descending=True, stable=True).tolist()) for _, router in model.layers.routers()
-    )
+def importance_order(masses: Iterable[Tensor]) -> tuple[tuple[int, ...], ...]:
+    """For each layer its experts, that of the largest gate mass first; masses (E,), one a layer."""
+    return tuple(tuple(mass.argsort(descending=True, stable=True).tolist()) for mass in masses)
 
 
 @torch.no_grad()
@@ -38,4 +37,4 @@ def rank_experts(model: Model, data: Iterable[Batch]) -> tuple[tuple[int, ...], 
     for _, router in model.layers.routers():
         router.settle()
     model.train(training)
-    return importance_order(model)
+    return importance_order(router.mass for _, router in model.layers.routers())

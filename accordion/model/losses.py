@@ -41,6 +41,18 @@ class Targets:
     codes: Tensor
     videos: int
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What each modality's loss is a sum of: text tokens, image and video bits, audio codes; and of `mtp`."""
+        width = self.bits.shape[1]
+        return {
+            "text": len(self.text),
+            "image": (len(self.video) - self.videos) * width,
+            "video": self.videos * width,
+            "audio": self.codes.numel(),
+            "mtp": len(self.mtp),
+        }
+
     @classmethod
     def of(cls, batch: Batch) -> "Targets":
         """Collect the targets of a batch."""
@@ -127,16 +139,10 @@ class Outputs:
             bits = bits.index_add(0, pupils, lessons.weight * (self._bits_apart(pupils, teachers) - bits[pupils]))
         video = targets.video.to(bits.dtype)
         sums = {"text": text, "image": (bits * (1 - video)).sum(), "video": (bits * video).sum(), "audio": audio}
-        width = self.vision.shape[1]
-        counts = {
-            "text": len(targets.text),
-            "image": (len(targets.video) - targets.videos) * width,
-            "video": targets.videos * width,
-            "audio": targets.codes.numel(),
-        }
         if self.mtp is not None:
             sums["mtp"] = F.cross_entropy(self.mtp, targets.mtp, reduction="sum")
-            counts["mtp"] = len(targets.mtp)
+        held = targets.counts
+        counts = {name: held[name] for name in sums}
         if scale_weights is None:
             return Losses(sums, counts)
         bits = bits * scale_weights[targets.scale]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from accordion.errors import DataError
 from accordion.model.attention import BlockRule, additive, causal_mask, group_mask
 from accordion.model.backbone import Backbone, Observer, PlainBackbone, Surroundings
 from accordion.model.cache import Cache, empty_cache
-from accordion.model.elastic import EVERYTHING, SubmodelSpec, plan_layers
+from accordion.model.elastic import EVERYTHING, LayerPlan, SubmodelSpec, plan_layers
 from accordion.model.embeddings import Embeddings
 from accordion.model.heads import Heads
 from accordion.model.losses import NONE, Lessons, Losses, Outputs, Targets, scale_weights
@@ -22,6 +23,24 @@ from accordion.model.sampler import Draw
 
 Choice = Callable[[int, Tensor], Tensor]
 """Called as choose(level, logits (B, C + 1)): the codes (B,) of that level of the next audio frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """A batch on its way through the model.
+
+    Attributes:
+        batch: its rows; those that are taught by a twin stand once more at the end, run in full.
+        targets: what it has to predict.
+        around, plans: what the layers need of it, and which rows each of them takes.
+        lessons: which predictions learn from which; None: from the data alone.
+    """
+
+    batch: Batch
+    targets: Targets
+    around: Surroundings
+    plans: list[LayerPlan | None]
+    lessons: Lessons | None
 
 
 class Model(nn.Module):
@@ -79,23 +98,9 @@ class Model(nn.Module):
             hidden_frames: (B, S) bool, see `draw_hidden_frames` (training only).
             scale_weight: power by which early vision scales weigh more in what is minimised (`Losses.aims`).
         """
-        weights = None
-        if scale_weight:
-            weights = scale_weights(self.config.scales, scale_weight).to(batch.modality.device)
         draw = draw if isinstance(draw, Draw) else Draw(None if draw is None else list(draw))
-        if draw.specs is None or not draw.twins:
-            outputs = self.outputs(batch, draw.specs, hidden_frames=hidden_frames, anyway=draw.anyway)
-            return outputs.losses(scale_weights=weights)
-        rows, length = batch.modality.shape
-        pupils = torch.tensor(draw.twins, device=batch.modality.device)
-        all_rows = torch.cat((torch.arange(rows, device=pupils.device), pupils))
-        outputs = self.outputs(
-            batch.select(all_rows),
-            [*draw.specs, *[SubmodelSpec.full(self.config)] * len(pupils)],
-            hidden_frames=None if hidden_frames is None else hidden_frames[all_rows],
-            anyway=draw.anyway,
-        )
-        return outputs.losses(Lessons.of(outputs.targets, pupils, rows, length, draw.weight), weights)
+        passage = self.prepare(batch, draw, hidden_frames)
+        return self.losses(passage, *self.carry(passage, self.embeddings(passage.batch)), scale_weight)
 
     def outputs(
         self,
@@ -104,18 +109,39 @@ class Model(nn.Module):
         *,
         hidden_frames: Tensor | None = None,
         observe: Observer | None = None,
-        anyway: frozenset[int] = frozenset(),
     ) -> Outputs:
         """Logits at every target of a batch; multi-token prediction only in training mode.
 
         Args:
             hidden_frames: (B, S) bool, see `group_mask`.
             observe: told which experts every position chose, layer by layer.
-            anyway: layers that are run even for no row, see `plan_layers`.
         """
+        passage = self.prepare(batch, Draw(None if specs is None else list(specs)), hidden_frames)
+        return self.predict(passage, *self.carry(passage, self.embeddings(passage.batch), observe))
+
+    def prepare(self, batch: Batch, draw: Draw, hidden_frames: Tensor | None = None) -> Passage:
+        """What every part of the model needs of a batch; no weight is used."""
         self._check(batch)
-        targets = Targets.of(batch)
-        audio: list[Tensor] = []
+        specs, pupils, (rows, length) = draw.specs, None, batch.modality.shape
+        if specs is not None and draw.twins:
+            pupils = torch.tensor(draw.twins, device=batch.modality.device)
+            all_rows = torch.cat((torch.arange(rows, device=pupils.device), pupils))
+            batch = batch.select(all_rows)
+            specs = [*specs, *[SubmodelSpec.full(self.config)] * len(pupils)]
+            hidden_frames = None if hidden_frames is None else hidden_frames[all_rows]
+        live, targets = batch.modality != PAD, Targets.of(batch)
+        around = Surroundings(
+            batch.position,
+            self._mask(batch, hidden_frames),
+            None if bool(live.all()) else live,
+            batch.modality if self.config.isolated else None,
+        )
+        lessons = None if pupils is None else Lessons.of(targets, pupils, rows, length, draw.weight)
+        return Passage(batch, targets, around, plan_layers(self.config, specs, len(batch), draw.anyway), lessons)
+
+    def carry(self, passage: Passage, x: Tensor, observe: Observer | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Send states (B, S, H) through the layers: the states after them, and each level's audio logits (a, C + 1)."""
+        targets, audio = passage.targets, []
 
         def predict_codes(level: int, x: Tensor) -> Tensor:
             flat = x.reshape(-1, x.shape[-1])
@@ -125,24 +151,15 @@ class Model(nn.Module):
             known = self.heads.audio_code[level].index_select(0, targets.codes[:, level])
             return flat.index_add(0, targets.audio_at, known).view_as(x)
 
-        live = batch.modality != PAD
-        around = Surroundings(
-            batch.position,
-            self._mask(batch, hidden_frames),
-            None if bool(live.all()) else live,
-            batch.modality if self.config.isolated else None,
-        )
-        x = self.layers(
-            self.embeddings(batch),
-            around,
-            plan_layers(self.config, specs, len(batch), anyway),
-            after=predict_codes if len(targets.audio_at) else None,
-            observe=observe,
-        )
-        flat = self.norm(x).view(-1, x.shape[-1])
+        after = predict_codes if len(targets.audio_at) else None
+        return self.layers(x, passage.around, passage.plans, after=after, observe=observe), audio
+
+    def predict(self, passage: Passage, x: Tensor, audio: list[Tensor]) -> Outputs:
+        """Logits at every target, from what `carry` gave."""
+        targets, flat = passage.targets, self.norm(x).view(-1, x.shape[-1])
         mtp = None
         if self.training:
-            following = self.embeddings.text(batch.target_token.view(-1)[targets.mtp_at])
+            following = self.embeddings.text(passage.batch.target_token.view(-1)[targets.mtp_at])
             mtp = self.heads.mtp_logits(flat.index_select(0, targets.mtp_at), following)
         return Outputs(
             targets,
@@ -151,6 +168,13 @@ class Model(nn.Module):
             vision=self.heads.vision(flat.index_select(0, targets.vision_at)),
             audio=torch.stack(audio, 1) if audio else flat.new_zeros(0, *self.heads.audio.shape[:2]),
         )
+
+    def losses(self, passage: Passage, x: Tensor, audio: list[Tensor], scale_weight: float = 0.0) -> Losses:
+        """Losses of what `carry` gave, see `forward`."""
+        weights = None
+        if scale_weight:
+            weights = scale_weights(self.config.scales, scale_weight).to(x.device)
+        return self.predict(passage, x, audio).losses(passage.lessons, weights)
 
     def _mask(self, batch: Batch, hidden_frames: Tensor | None) -> Tensor | BlockRule:
         window = self.config.video_window

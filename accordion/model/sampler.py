@@ -26,6 +26,13 @@ class Draw:
     weight: float = 0.0
     anyway: frozenset[int] = frozenset()
 
+    def select(self, rows: list[int]) -> "Draw":
+        """What these rows, ascending, of the whole batch run: a whole batch of their own."""
+        if self.specs is None:
+            return self
+        twins = tuple(place for place, row in enumerate(rows) if row in self.twins)
+        return Draw([self.specs[row] for row in rows], twins, self.weight)
+
     def part(self, rows: slice) -> "Draw":
         """What these rows of the batch run, where the other rows are another process's."""
         if self.specs is None:

@@ -54,8 +54,17 @@ class Engine(ABC):
     run: Callable[..., Any]
 
     def losses(self, batch: Batch, draw: Draw, hidden: Tensor | None, scale_weight: float) -> Losses:
-        """Losses of this process's rows, see `Model.forward`."""
-        return Losses(*self.run(batch, draw, hidden, scale_weight))
+        """Losses of this process's rows, see `Model.forward`.
+
+        Args:
+            batch, hidden: this process's rows.
+            draw: what the rows of the whole batch run, all processes' together.
+        """
+        return Losses(*self.run(batch, draw.part(self.ranks.part(len(batch))), hidden, scale_weight))
+
+    def backward(self, total: Tensor) -> None:
+        """The backward pass of what was made of `losses`, which came last."""
+        total.backward()
 
     @abstractmethod
     def zero(self) -> None:
@@ -80,10 +89,14 @@ class Engine(ABC):
         self.ranks.sum_loads(routers)
         self.loads = {index: router.load.clone() for index, router in self.model.layers.routers()}
         loads = [router.load for router in routers]
-        most = torch.stack([load.max() / load.mean().clamp_min(1e-9) for load in loads]).mean()
+        most = torch.stack([load.max() / load.mean().clamp_min(1e-9) for load in loads]).sum()
         idle = torch.stack([(load == 0).sum() for load in loads]).sum().to(most.dtype)
         self.model.balance(step)
-        return torch.stack([most, idle])
+        return self.ranks.over_layers(torch.stack([most / self.model.config.layers, idle]))
+
+    def masses(self) -> Tensors:
+        """`layers.N` -> gate mass (E,) of the experts, of all layers in order; every process calls it."""
+        return {f"layers.{index}": router.mass for index, router in self.model.layers.routers()}
 
     @abstractmethod
     def tensors(self) -> tuple[Tensors, Tensors]:
@@ -178,7 +191,7 @@ def whole_model(model: Model, weights: Tensors) -> Model:
     """A plain model of the config of `model`, with canonical weights, on the same device."""
     plain = Model(model.config)
     load_weights(plain, {name: tensor.cpu() for name, tensor in weights.items()}, where="checkpoint")
-    return plain.train(model.training).to(next(iter(model.heads.parameters())).device)
+    return plain.train(model.training).to(next(model.parameters()).device)
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -140,17 +140,16 @@ class Trainer:
         self._grow()
         batch, draw, hidden = self._prepare(given)
         with precision(self.config, self.device):
-            losses = self.engine.losses(
-                batch, draw.part(self.ranks.part(len(batch))), hidden, self.config.scale_weight
-            )  # fmt: skip
+            losses = self.engine.losses(batch, draw, hidden, self.config.scale_weight)
         means, aims, before = *self.ranks.means(losses), self.scale.copy()
         total = self.scale.total(aims, now.mtp_weight)
         self.engine.zero()
-        total.backward()
+        self.engine.backward(total)
         norm = self.engine.clip(self.config.optimizer.clip)
         figures, rows = _read(
             {**{f"loss/{name}": mean for name, mean in means.items()}, "loss/total": total, "norm": norm},
             self.ranks.all_rows(row_counts(batch)),
+            self.ranks,
         )
         norm_value = figures.pop("norm")
         if not (math.isfinite(figures["loss/total"]) and math.isfinite(norm_value)):
@@ -235,7 +234,7 @@ class Trainer:
             return
         measure_importance(self.model, self.done < self.sampler.warmup)
         if self.done == self.sampler.warmup:
-            self.model.set_expert_order(importance_order(self.model))
+            self.model.set_expert_order(importance_order(self.engine.masses().values()))
             self.sampler.set_model(self.model.config)
 
     def _grow(self) -> None:
@@ -253,7 +252,7 @@ class Trainer:
         guilty = []
         with torch.no_grad():
             for row, sequence in enumerate(sequences):
-                alone = self.model(batch.select([row])).sums.values()
+                alone = self.engine.losses(batch.select([row]), Draw(), None, 0.0).sums.values()
                 if not all(bool(torch.isfinite(value)) for value in alone):
                     guilty.append(sequence)
         return TrainingDiverged(
@@ -282,7 +281,7 @@ class Trainer:
             "model": weights,
             "optimizer": state,
             "generators": generators,
-            "importance": {f"layers.{index}": router.mass for index, router in self.model.layers.routers()},
+            "importance": self.engine.masses(),
         }
         return Snapshot(tensors, facts, list(self.curves))
 
@@ -317,10 +316,12 @@ def precision(config: PretrainConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
-def _read(values: Mapping[str, Tensor], counts: Tensor) -> tuple[dict[str, float], list[RowCounts]]:
+def _read(
+    values: Mapping[str, Tensor], counts: Tensor, ranks: Ranks
+) -> tuple[dict[str, float], list[RowCounts]]:  # fmt: skip
     """Scalars and the counts of the rows as numbers, fetched together: a GPU is waited for once a step."""
     scalars = torch.stack([value.detach().double() for value in values.values()])
-    together = torch.cat((scalars, counts.double().flatten())).tolist()
+    together = ranks.agree(torch.cat((scalars, counts.double().flatten()))).tolist()
     figures = dict(zip(values, together, strict=False))
     width = counts.shape[1]
     numbers = [int(number) for number in together[len(figures) :]]

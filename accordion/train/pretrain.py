@@ -53,6 +53,7 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
     meta = read_meta(shards)
     shape = model_config(config, meta)
     _check_positions(config, meta["sequence"])
+    _check_stages(config, shape)
     for member in config.family:  # before training, not after it
         SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
     data = _validation(config, shards)
@@ -69,6 +70,16 @@ def _check_positions(config: PretrainConfig, sequence: int) -> None:
     if sequence % parts:
         raise ConfigError(
             f"pretrain.parallel: tensor x context is {parts}; it must divide the {sequence} positions of a sequence"
+        )
+
+
+def _check_stages(config: PretrainConfig, shape: ModelConfig) -> None:
+    stages, levels = config.parallel.pipeline, shape.audio_levels
+    if levels > shape.layers // stages:
+        raise ConfigError(
+            f"pretrain.parallel.pipeline: got {stages}, by which the last stage holds {shape.layers // stages} of "
+            f"{shape.layers} layers; the top {levels} tell a level of audio codes each and must lie in one stage: "
+            "lower it, or raise pretrain.model.layers"
         )
 
 
@@ -163,7 +174,7 @@ def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dic
                 speed["flops_utilisation"] = speed["flops_per_second"] / peak
                 latest.update({**figures, **speed})
                 record(trainer.done, {**figures, **speed})
-            asked = bool(trainer.ranks.largest([stop.signal is not None])[0])
+            asked = trainer.ranks.anywhere(stop.signal is not None)
             if asked or trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
                 snapshot = trainer.snapshot()
                 if trainer.ranks.leader:
@@ -213,6 +224,7 @@ def judge(
             judge_member(model, member, data, full)
             for member in progress(config.family, "validate family", total=len(config.family), unit="member")
         ]
+    peak = peak_flops(trainer.device) * trainer.ranks.processes
     return {
         "val_loss_full": full,
         "val_loss_unigram": unigram_losses(shards, model.config, data),
@@ -221,7 +233,7 @@ def judge(
         "skipped_steps": trainer.guard.skipped,
         "speed": {
             **_speed(trainer),
-            "flops_utilisation": trainer.flops / trainer.seconds / (peak_flops(trainer.device) * trainer.ranks.count),
+            "flops_utilisation": trainer.flops / trainer.seconds / peak,
             "data_wait_share": trainer.waited / trainer.seconds,
         },
     }

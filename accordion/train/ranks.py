@@ -5,6 +5,7 @@ MASTER_ADDR and MASTER_PORT; without them a run is one process.
 """
 
 import gc
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ class Ranks:
         rank, count: which part of every batch it reads, of how many.
         readers: group of the processes that read different parts; None: one process alone.
         routers: group of those that route different tokens through the same layers.
+        stages: group of those that hold the other layers for the same rows; None: this process holds all layers.
         leader: whether it is the one that writes files.
     """
 
@@ -40,12 +42,18 @@ class Ranks:
     count: int = 1
     readers: Any = None
     routers: Any = None
+    stages: Any = None
     leader: bool = True
 
     @property
     def alone(self) -> bool:
         """Whether there is no other process."""
-        return not dist.is_initialized() or dist.get_world_size() == 1
+        return self.processes == 1
+
+    @property
+    def processes(self) -> int:
+        """All processes of the run, whatever is split over them."""
+        return dist.get_world_size() if dist.is_initialized() else 1
 
     def part(self, rows: int) -> slice:
         """The rows of a whole batch of which this process has `rows`."""
@@ -108,6 +116,26 @@ class Ranks:
         dist.all_reduce(together, group=self.routers)
         for tensor, whole in zip(counted, together.split([len(tensor) for tensor in counted]), strict=True):
             tensor.copy_(whole)
+
+    def over_layers(self, values: Tensor) -> Tensor:
+        """Sums over the layers of this process as sums over all layers, in place."""
+        if self.stages is not None:
+            dist.all_reduce(values, group=self.stages)
+        return values
+
+    def agree(self, values: Tensor) -> Tensor:
+        """The leader's values on every process: what is decided by them is decided alike, to the last bit."""
+        if not self.alone:
+            dist.broadcast(values, src=0)
+        return values
+
+    def anywhere(self, flag: bool) -> bool:
+        """Whether a flag is set on any process."""
+        if self.alone:
+            return flag
+        raised = torch.tensor([int(flag)], device=_device(dist.group.WORLD))
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return bool(raised)
 
     def tell(self, what: Any) -> Any:
         """What the leader has, on every process."""
@@ -184,21 +212,29 @@ def _all_answering(patience: float) -> Iterator[None]:
 
 def _check(config: PretrainConfig, world: int) -> None:
     parallel = config.parallel
-    fixed = parallel.tensor * parallel.context
+    copy = {name: getattr(parallel, name) for name in ("tensor", "context", "pipeline")}
+    fixed = math.prod(copy.values())
     if world % fixed:
         raise ConfigError(
-            f"pretrain.parallel: tensor x context is {fixed}, which does not divide the {world} processes of the run; "
-            "start a multiple of it, or lower them"
+            f"pretrain.parallel: {' x '.join(copy)} is {fixed}, which does not divide the {world} processes of the "
+            "run; start a multiple of it, or lower them"
         )
-    if world % parallel.expert:
+    stage = world // parallel.pipeline
+    if stage % parallel.expert:
         raise ConfigError(
-            f"pretrain.parallel.expert: got {parallel.expert}, which does not divide the {world} processes of the run; "
-            "start a multiple of it, or lower it"
+            f"pretrain.parallel.expert: got {parallel.expert}, which does not divide the {stage} processes of "
+            f"{'a stage' if parallel.pipeline > 1 else 'the run'}; start a multiple of it, or lower it"
         )
-    if config.batch % (world // fixed):
+    readers = world // fixed
+    if config.batch % readers:
         raise ConfigError(
-            f"pretrain.batch: got {config.batch}; wants a multiple of the {world // fixed} processes that read "
-            "different sequences"
+            f"pretrain.batch: got {config.batch}; wants a multiple of the {readers} processes that read different "
+            "sequences"
+        )
+    if parallel.microbatches > config.batch // readers:
+        raise ConfigError(
+            f"pretrain.parallel.microbatches: got {parallel.microbatches}, but each process reads "
+            f"{config.batch // readers} sequences a step; lower it, or raise pretrain.batch"
         )
 
 
@@ -208,4 +244,4 @@ def _split(config: PretrainConfig) -> Ranks:
 
         return join(config.parallel)
     everyone = dist.group.WORLD
-    return Ranks(dist.get_rank(), dist.get_world_size(), everyone, everyone, dist.get_rank() == 0)
+    return Ranks(dist.get_rank(), dist.get_world_size(), everyone, everyone, leader=dist.get_rank() == 0)

@@ -1,4 +1,4 @@
-"""The Megatron-Core backbone: a TransformerBlock of elastic layers, over tensor, context and expert ranks."""
+"""The Megatron-Core backbone: a TransformerBlock of elastic layers, over tensor, context, expert and stage ranks."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,20 +27,27 @@ class MegatronBackbone(Backbone, core.TransformerBlock):
     Each rank of a tensor and context group gets the whole batch of the group and gives the whole result; inside,
     positions and heads are split. Embeddings and heads around it are the plain ones, the same on every such rank.
 
+    A stage of a pipeline holds its part of the layers. It takes and gives states as they are inside, (S', B, H) with
+    this rank's positions, but for the first stage, which takes what embeddings give, and the last, which gives what
+    heads want.
+
     Args:
         shape: sizes of the model.
         parallel: sizes of the groups, already set up (`ranks.py`).
     """
 
     def __init__(self, shape: ModelConfig, parallel: ParallelConfig) -> None:
+        stage, layers = core.parallel_state.get_pipeline_model_parallel_rank(), shape.layers // parallel.pipeline
         specs = [
-            layer_spec(experts, top_k, bool(shape.shared_hidden))
-            for experts, top_k in zip(shape.experts, shape.top_k, strict=True)
+            layer_spec(shape.experts[layer], shape.top_k[layer], bool(shape.shared_hidden))
+            for layer in range(stage * layers, (stage + 1) * layers)
         ]
         super().__init__(
             transformer_config(shape, parallel),
             core.TransformerBlockSubmodules(layer_specs=specs),
             post_layer_norm=False,
+            pre_process=stage == 0,
+            post_process=stage == parallel.pipeline - 1,
         )
         self.shape, self.parallel = shape, parallel
 
@@ -65,7 +72,7 @@ class MegatronBackbone(Backbone, core.TransformerBlock):
         angle = rope_angles(around.position, self.shape.hidden // self.shape.heads, self.shape.rope_base)
         angle = torch.cat((angle, angle), -1).transpose(0, 1).unsqueeze(2)  # (S, B, 1, D)
         parts: dict[LayerPlan, Part] = {}
-        states = self._enter(x)
+        states = self._enter(x) if self.pre_process else x
         for layer in self.layers:
             index = layer.layer_number - 1
             plan = plans[index]
@@ -75,7 +82,11 @@ class MegatronBackbone(Backbone, core.TransformerBlock):
                 states = layer(states, parts[plan])
             if after is not None and index >= first_level:
                 states = self._enter(after(index - first_level, self._leave(states)))
-        return self._leave(states)
+        return self._leave(states) if self.post_process else states
+
+    def state_shape(self, rows: int, length: int) -> tuple[int, int, int]:
+        """Shape of the states that go from stage to stage, of `rows` sequences of `length` positions."""
+        return length // (self.parallel.context * self.parallel.tensor), rows, self.shape.hidden
 
     def routers(self) -> Iterator[tuple[int, Balanced]]:
         """See `Backbone.routers`."""
@@ -166,6 +177,8 @@ def transformer_config(shape: ModelConfig, parallel: ParallelConfig) -> Any:
         tensor_model_parallel_size=parallel.tensor,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=1,
+        pipeline_model_parallel_size=parallel.pipeline,
+        pipeline_dtype=torch.float32,
         sequence_parallel=parallel.tensor > 1,
         moe_router_score_function="sigmoid",
         moe_router_load_balancing_type="none",

@@ -12,6 +12,7 @@ import torch
 from accordion.model import Model
 from accordion.train.megatron.convert import Placement, placements
 from accordion.train.megatron.library import dist_checkpointing, parallel_state
+from accordion.train.megatron.pipeline import TIED
 
 
 def save_distributed(model: Model, folder: Path) -> None:
@@ -35,13 +36,17 @@ def _sharded(model: Model) -> dict[str, Any]:
 
 
 def _shard(place: Placement, part: torch.Tensor) -> Any:
-    """This rank's block of a tensor, and which of the copies of that block it is."""
+    """This rank's block of a tensor, and which of the copies of that block it is.
+
+    The text table is on the first stage and, as a copy, on the last; everything else is on one stage.
+    """
+    stage = parallel_state.get_pipeline_model_parallel_rank() if place.canonical == TIED else 0
     offsets = () if place.axis is None else ((place.axis, place.rank, place.ranks),)
     if place.over == "expert":
-        copy = (0, 0, parallel_state.get_expert_data_parallel_rank())
+        copy = (stage, 0, parallel_state.get_expert_data_parallel_rank())
     else:
         tensor = 0 if place.over == "tensor" else parallel_state.get_tensor_model_parallel_rank()
-        copy = (0, tensor, parallel_state.get_data_parallel_rank(with_context_parallel=True))
+        copy = (stage, tensor, parallel_state.get_data_parallel_rank(with_context_parallel=True))
     return dist_checkpointing.ShardedTensor.from_rank_offsets(
         place.canonical, place.block(part.detach()), *offsets, replica_id=copy
     )

@@ -80,7 +80,7 @@ def _group(over: str) -> Any:
 
 
 def placements(model: Model) -> list[Placement]:
-    """What this rank holds: its layers, and all of embeddings and heads."""
+    """What this rank holds: its layers, and all of embeddings and heads (of those that its stage has)."""
     found = [place for position, layer in enumerate(model.layers.layers)
              for place in _layer(model.config, position, layer.layer_number - 1)]  # fmt: skip
     for name, tensor in model.state_dict().items():
@@ -136,11 +136,34 @@ def gather(model: Model) -> dict[str, Tensor]:
 def join_all(model: Model, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Canonical name -> whole tensor, from each rank's parts by local name, of all or some of the weights."""
     shapes = canonical_shapes(model.config)
-    return {
-        place.canonical: place.join(parts[place.local].detach(), shapes[place.canonical])
-        for place in placements(model)
-        if place.local in parts
-    }
+    return over_stages(
+        {
+            place.canonical: place.join(parts[place.local].detach(), shapes[place.canonical])
+            for place in placements(model)
+            if place.local in parts
+        }
+    )
+
+
+def over_stages(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What all stages of the pipeline hold, in their order, on every rank (each calls this); the same is sent once."""
+    group = parallel_state.get_pipeline_model_parallel_group()
+    if group.size() == 1:
+        return dict(held)
+    kinds: list[Any] = [None] * group.size()
+    torch.distributed.all_gather_object(
+        kinds, {name: (tensor.shape, tensor.dtype) for name, tensor in held.items()}, group=group
+    )
+    whole: dict[str, Tensor] = {}
+    device = torch.device(torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    for stage, names in enumerate(kinds):
+        for name, (shape, dtype) in names.items():
+            if name in whole:
+                continue
+            mine = stage == group.rank()
+            whole[name] = held[name].contiguous() if mine else torch.empty(shape, dtype=dtype, device=device)
+            torch.distributed.broadcast(whole[name], group=group, group_src=stage)
+    return whole
 
 
 def canonical_shapes(config: ModelConfig) -> dict[str, torch.Size]:

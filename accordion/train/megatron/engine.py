@@ -8,12 +8,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig, PretrainConfig
-from accordion.model import Model
+from accordion.data.batch import Batch
+from accordion.model import Losses, Model
 from accordion.model.files import load_weights
+from accordion.model.sampler import Draw
 from accordion.train.engine import Engine, Shell, Tensors, decays, whole_model
 from accordion.train.megatron import library as core
 from accordion.train.megatron.backbone import MegatronBackbone, transformer_config
-from accordion.train.megatron.convert import Placement, gather, join_all, placements, scatter
+from accordion.train.megatron.convert import Placement, gather, join_all, over_stages, placements, scatter
+from accordion.train.megatron.pipeline import TIED, Pipeline, Stage
 from accordion.train.ranks import Ranks
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,6 +29,8 @@ class MegatronEngine(Engine):
     def __init__(self, config: PretrainConfig, shape: ModelConfig, device: torch.device, ranks: Ranks) -> None:
         self.ranks, self.decay = ranks, config.optimizer.weight_decay
         self.model = Model(shape, backbone=MegatronBackbone(shape, config.parallel)).train()
+        stages, core_config = config.parallel.pipeline, transformer_config(shape, config.parallel)
+        shell = Stage(self.model) if stages > 1 else Shell(self.model)
         scatter(self.model, Model(shape, seed=config.seed).state_dict())
         self.model.to(device)
         self.named = dict(self.model.named_parameters())
@@ -35,7 +40,10 @@ class MegatronEngine(Engine):
         settings = core.DistributedDataParallelConfig(
             grad_reduce_in_fp32=True, use_distributed_optimizer=True, overlap_grad_reduce=False
         )
-        self.run = core.DistributedDataParallel(transformer_config(shape, config.parallel), settings, Shell(self.model))
+        self.run = core.DistributedDataParallel(core_config, settings, shell)
+        self.pipeline = None
+        if isinstance(shell, Stage):
+            self.pipeline = Pipeline(shell, self.run, core_config, config.parallel.microbatches, ranks)
         self.optimizer = self._build_optimizer(config)
         self._touched: set[str] = set()
         for name, weight in self.named.items():
@@ -61,6 +69,19 @@ class MegatronEngine(Engine):
         )
         return core.get_megatron_optimizer(wanted, [self.run], config_overrides={undecayed: {"wd_mult": 0.0}})
 
+    def losses(self, batch: Batch, draw: Draw, hidden: Tensor | None, scale_weight: float) -> Losses:
+        """See `Engine`."""
+        if self.pipeline is None:
+            return super().losses(batch, draw, hidden, scale_weight)
+        return self.pipeline.losses(batch, draw, hidden, scale_weight)
+
+    def backward(self, total: Tensor) -> None:
+        """See `Engine`."""
+        if self.pipeline is None:
+            super().backward(total)
+        else:
+            self.pipeline.backward(total)
+
     def zero(self) -> None:
         """See `Engine`."""
         self._touched.clear()
@@ -75,6 +96,9 @@ class MegatronEngine(Engine):
         names = list(self.named)
         flags = torch.tensor([name in self._touched for name in names], dtype=torch.uint8, device=self._device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.ranks.routers)
+        if self.pipeline is not None and TIED in names:  # read on the first stage, or by a prediction on the last
+            table = flags[names.index(TIED)]
+            dist.all_reduce(table, op=dist.ReduceOp.MAX, group=core.parallel_state.get_embedding_group())
         touched = dict(zip(names, flags.tolist(), strict=True))
         for name, share, _, _, _ in self._shares():
             if not touched[name]:
@@ -119,13 +143,17 @@ class MegatronEngine(Engine):
                 state[field] = place.cut(whole, self.named[name]).reshape(-1)[start:end].clone()
             part.optimizer.state[share] = state
 
+    def masses(self) -> Tensors:
+        """See `Engine`."""
+        return over_stages(super().masses())
+
     def whole(self) -> Model:
         """See `Engine`."""
         return whole_model(self.model, gather(self.model))
 
     @property
     def _device(self) -> torch.device:
-        return self.model.norm.weight.device
+        return next(self.model.parameters()).device
 
     def _shares(self) -> Iterator[tuple[str, nn.Parameter, int, int, Any]]:
         """This rank's share of the optimizer: name of a weight, its elements from start to end, whose optimizer."""

@@ -1,4 +1,4 @@
-"""Megatron-Core's process groups: tensor ranks next to each other, then context ranks, then readers."""
+"""Megatron-Core's process groups: tensor ranks next to each other, then context ranks, readers, stages."""
 
 import math
 
@@ -13,6 +13,7 @@ def join(parallel: ParallelConfig) -> Ranks:
     """Set the groups up (torch's own group stands already) and say where this process is."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
         context_parallel_size=parallel.context,
         expert_model_parallel_size=parallel.expert,
         expert_tensor_parallel_size=1,
@@ -23,6 +24,7 @@ def join(parallel: ParallelConfig) -> Ranks:
         count=parallel_state.get_data_parallel_world_size(),
         readers=parallel_state.get_data_parallel_group(),
         routers=parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True),
+        stages=parallel_state.get_pipeline_model_parallel_group() if parallel.pipeline > 1 else None,
         leader=dist.get_rank() == 0,
     )
 

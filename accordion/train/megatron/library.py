@@ -11,6 +11,8 @@ with warnings.catch_warnings():  # it names each GPU library that it does withou
     from megatron.core.optimizer import OptimizerConfig, ParamKey, get_megatron_optimizer
     from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
     from megatron.core.optimizer.optimizer_config import ParamWithNamePredicate
+    from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+    from megatron.core.pipeline_parallel.schedules import backward_step
     from megatron.core.tensor_parallel.layers import (
         ColumnParallelLinear,
         RowParallelLinear,
@@ -54,6 +56,7 @@ __all__ = [
     "MoESubmodules",
     "ModuleSpec",
     "OptimizerConfig",
+    "P2PCommunicator",
     "ParamKey",
     "ParamWithNamePredicate",
     "RowParallelLinear",
@@ -66,6 +69,7 @@ __all__ = [
     "TransformerConfig",
     "TransformerLayer",
     "TransformerLayerSubmodules",
+    "backward_step",
     "clip_grad_by_total_norm_fp32",
     "dist_checkpointing",
     "finalize_model_grads",

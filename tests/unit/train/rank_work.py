@@ -21,6 +21,7 @@ from accordion.train.megatron import library  # noqa: F401  (slow: once for all 
 from accordion.train.megatron.backbone import MegatronBackbone
 from accordion.train.megatron.checkpoint import load_distributed, save_distributed
 from accordion.train.megatron.convert import gather, join_all
+from accordion.train.megatron.pipeline import Stage
 from accordion.train.pretrain import pretrain
 from accordion.train.ranks import joined
 from tests.unit.model.synthetic import small_batch, small_config
@@ -138,10 +139,12 @@ def reshard(parallel: dict[str, int], read: Path | None, write: Path | None, see
     from accordion.train.megatron.convert import scatter
 
     config = settings(**parallel)
-    shape = small_config()
+    shape = small_config(layers=4)
     with joined(config, CPU) as ranks:
         plain = Model(shape, seed=seed)
         model = Model(shape, backbone=MegatronBackbone(shape, config.parallel))
+        if config.parallel.pipeline > 1:
+            Stage(model)
         if read is None:
             scatter(model, plain.state_dict())
         else:

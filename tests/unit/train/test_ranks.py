@@ -1,6 +1,7 @@
 """Several processes train what one trains: DDP, FSDP2 and Megatron-Core's kinds of parallelism, on gloo."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from accordion.model import load_model
 from accordion.train.__main__ import main
 from accordion.train.checkpoint import Snapshot
 from accordion.train.loop import Trainer
+from accordion.train.pretrain import pretrain
 from accordion.train.ranks import joined
 from tests.unit.train import rank_work
 from tests.unit.train.ranks import on_ranks
@@ -70,16 +72,22 @@ def assert_same_run(one, other, tolerance: float = 1e-4) -> None:
         (2, {"engine": "megatron", "parallel": {"expert": 2}}),
         (2, {"engine": "megatron", "parallel": {"tensor": 2}}),
         (2, {"engine": "megatron", "parallel": {"context": 2}}),
+        (2, {"engine": "megatron", "parallel": {"pipeline": 2, "microbatches": 3}}),
+        (4, {"engine": "megatron", "parallel": {"pipeline": 2, "microbatches": 2, "expert": 2}}),
     ],
-    ids=["ddp", "fsdp2", "megatron", "expert-2", "tensor-2", "context-2"],
+    ids=["ddp", "fsdp2", "megatron", "expert-2", "tensor-2", "context-2", "pipeline-2", "pipeline-2-expert-2"],
 )
 def test_any_engine_and_number_of_processes_is_the_plain_run(shards, alone, tmp_path, count, changes):
     on_ranks(count, rank_work.train, config(**changes), shards, tmp_path / "out", tmp_path / "resume")
     assert_same_run(alone / "out", tmp_path / "out")
 
 
-def test_a_run_goes_on_with_another_engine_on_another_number_of_processes(shards, alone, tmp_path):
-    first = config(engine="megatron", parallel=ParallelConfig(expert=2))
+PIPELINE = {"pipeline": 2, "microbatches": 2}
+
+
+@pytest.mark.parametrize("parallel", [{"expert": 2}, PIPELINE], ids=["expert-2", "pipeline-2"])
+def test_a_run_goes_on_with_another_engine_on_another_number_of_processes(shards, alone, tmp_path, parallel):
+    first = config(engine="megatron", parallel=ParallelConfig(**parallel))
     resume = tmp_path / "resume"
     on_ranks(2, rank_work.train, first, shards, tmp_path / "first", resume)
     (resume / f"step-{STEPS:08d}").rename(tmp_path / "gone")  # as if it had been stopped after step 5
@@ -99,6 +107,14 @@ def test_a_rank_that_hangs_is_an_error_of_the_others_within_their_patience():
     assert 1 < seconds < 5
 
 
+def test_a_run_of_one_process_goes_on_in_two_stages(shards, alone, tmp_path):
+    step = "step-00000005"
+    shutil.copytree(alone / "resume" / step, tmp_path / "resume" / step)
+    second = config(engine="megatron", parallel=ParallelConfig(**PIPELINE))
+    on_ranks(2, rank_work.train, second, shards, tmp_path / "second", tmp_path / "resume")
+    assert_same_run(alone / "out", tmp_path / "second")
+
+
 def test_every_elastic_configuration_is_the_same_on_two_tensor_ranks():
     on_ranks(2, rank_work.tensor_parity)
 
@@ -108,18 +124,23 @@ def test_every_elastic_configuration_is_the_same_on_two_expert_ranks():
 
 
 def test_a_distributed_checkpoint_is_read_by_any_number_of_ranks(tmp_path):
-    first, second, third = (tmp_path / name for name in ("two", "one", "four"))
+    first, second, third, fourth = (tmp_path / name for name in ("two", "one", "four", "stages"))
     assert all(on_ranks(2, rank_work.reshard, {"expert": 2}, None, first, 5))
     assert all(on_ranks(1, rank_work.reshard, {}, first, second, 5))
     assert all(on_ranks(4, rank_work.reshard, {"expert": 2, "tensor": 2}, second, third, 5))
-    assert all(on_ranks(1, rank_work.reshard, {}, third, None, 5))
+    assert all(on_ranks(2, rank_work.reshard, {"pipeline": 2}, third, fourth, 5))
+    assert all(on_ranks(1, rank_work.reshard, {}, fourth, None, 5))
+    assert all(on_ranks(4, rank_work.reshard, {"pipeline": 2, "expert": 2}, fourth, None, 5))
 
 
 @pytest.mark.parametrize(
     ("changes", "world", "message"),
     [
-        ({"engine": "megatron", "parallel": {"tensor": 2}}, 3, r"tensor x context is 2, which does not divide the 3"),
-        ({"engine": "megatron", "parallel": {"expert": 2}}, 3, r"pretrain\.parallel\.expert: got 2"),
+        ({"engine": "megatron", "parallel": {"tensor": 2}}, 3, r"tensor x context x pipeline is 2, which does not"),
+        ({"engine": "megatron", "parallel": PIPELINE}, 3, r"x pipeline is 2, which does not divide the 3 processes"),
+        ({"engine": "megatron", "parallel": {"expert": 2}}, 3, r"expert: got 2, which .* the 3 processes of the run"),
+        ({"engine": "megatron", "parallel": {**PIPELINE, "expert": 2}}, 2, r"expert: got 2, .* 1 processes of a stage"),
+        ({"engine": "megatron", "parallel": {"pipeline": 2, "microbatches": 5}}, 2, r"microbatches: got 5, .* reads 4"),
         ({"batch": 4}, 3, r"pretrain\.batch: got 4; wants a multiple of the 3"),
     ],
 )
@@ -136,6 +157,9 @@ def test_a_number_of_processes_that_does_not_fit_is_refused(monkeypatch, changes
         ({"engine": "megatron", "parallel": {"shard": True}}, r"parallel\.shard belongs to engine: plain"),
         ({"engine": "megatron", "parallel": {"expert": 3}}, r"parallel\.expert is 3; it must divide model\.experts"),
         ({"engine": "megatron", "parallel": {"tensor": 4}}, r"parallel\.tensor is 4; it must divide model\.heads"),
+        ({"parallel": {"pipeline": 2}}, r"parallel\.pipeline above 1 needs engine: megatron"),
+        ({"engine": "megatron", "parallel": {"microbatches": 2}}, r"microbatches above 1 needs parallel\.pipeline"),
+        ({"engine": "megatron", "parallel": {"pipeline": 3}}, r"parallel\.pipeline is 3; it must divide model\.layers"),
         ({"engine": "megatron", "attention": "flex"}, r"attention: flex belongs to engine: plain"),
         ({"engine": "other"}, r"engine"),
     ],
@@ -143,6 +167,12 @@ def test_a_number_of_processes_that_does_not_fit_is_refused(monkeypatch, changes
 def test_settings_that_no_engine_can_do_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         PretrainConfig.parse({**config().model_dump(), **changes})
+
+
+def test_stages_that_part_the_layers_of_the_audio_heads_are_refused(shards, tmp_path):
+    four = config(engine="megatron", parallel={"pipeline": 4})
+    with pytest.raises(ConfigError, match=r"pipeline: got 4, by which the last stage holds 1 of 4 layers; the top 2"):
+        pretrain(four, shards=shards, out=tmp_path, resume=tmp_path)
 
 
 def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path, capsys):
