@@ -63,7 +63,7 @@ def _compare(plain: Model, engine: MegatronEngine, draw: Draw, name: str) -> Non
     gradients = {key: weight.grad for key, weight in plain.named_parameters() if weight.grad is not None}
     norm = torch.nn.utils.get_total_norm(list(gradients.values()))
     hooks = [
-        layer.mlp.register_forward_hook(lambda *_, n=layer.layer_number - 1: called.append(n))
+        layer.mlp.register_forward_hook(lambda module, *_: called.append(module.layer_number - 1))
         for layer in engine.model.layers.layers
     ]
     got = engine.losses(batch, draw, None, 0.5)
@@ -75,7 +75,7 @@ def _compare(plain: Model, engine: MegatronEngine, draw: Draw, name: str) -> Non
     engine.zero()
     engine.backward(torch.stack(list(got.aims.values())).sum())
     torch.testing.assert_close(engine.clip(1e9).float(), norm, rtol=1e-4, atol=0, msg=name)
-    parts = {key: weight.main_grad for key, weight in engine.model.named_parameters()}
+    parts: dict[str, Any] = {key: vars(weight)["main_grad"] for key, weight in engine.model.named_parameters()}
     for key, gradient in join_all(engine.model, parts).items():
         reference = gradients.get(key, torch.zeros_like(gradient))
         torch.testing.assert_close(
@@ -98,6 +98,7 @@ def bytes_held(config: PretrainConfig, shards: Path) -> dict[str, int]:
         trainer = Trainer(config, model_config(config, read_meta(shards)), loader, ranks=ranks)
         trainer.step()
         trainer.step()
+        assert isinstance(trainer.engine, MegatronEngine)
         parts = [part.optimizer for part in trainer.engine.optimizer.chained_optimizers if not part.is_stub_optimizer]
         moments = [
             state[field] for part in parts for state in part.state.values() for field in ("exp_avg", "exp_avg_sq")
