@@ -45,7 +45,8 @@ class Engine(ABC):
     Attributes:
         model: what this process holds of it.
         ranks: where this process stands.
-        loads: layer -> assignments (E,) that each of its experts got in the step last balanced, of all processes.
+        loads: layer of this process -> assignments (E,) that each of its experts got in the step last balanced, from
+            all tokens.
     """
 
     model: Model
@@ -96,7 +97,12 @@ class Engine(ABC):
 
     def masses(self) -> Tensors:
         """`layers.N` -> gate mass (E,) of the experts, of all layers in order; every process calls it."""
-        return {f"layers.{index}": router.mass for index, router in self.model.layers.routers()}
+        held = self.all_layers({index: router.mass for index, router in self.model.layers.routers()})
+        return {f"layers.{index}": mass for index, mass in held.items()}
+
+    def all_layers(self, held: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Layer -> what is held of it, in order, by this process or another that has other layers; all call it."""
+        return dict(held)
 
     @abstractmethod
     def tensors(self) -> tuple[Tensors, Tensors]:

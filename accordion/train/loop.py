@@ -223,7 +223,7 @@ class Trainer:
             return {}
         return {
             f"load/{layer}.{expert}": round(share, 5)
-            for layer, load in self.engine.loads.items()
+            for layer, load in self.engine.all_layers(self.engine.loads).items()
             for expert, share in enumerate((load / load.sum().clamp_min(1)).tolist())
         }
 

@@ -165,7 +165,7 @@ def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dic
     """
     latest: dict[str, float] = {}
     steps = range(trainer.done, config.steps)
-    peak = peak_flops(trainer.device) * trainer.ranks.count if steps and trainer.ranks.leader else math.inf
+    peak = peak_flops(trainer.device) * trainer.ranks.processes if steps and trainer.ranks.leader else math.inf
     with CheckpointWriter(resume, identity, kept=config.checkpoints_kept) as writer, stop_requests() as stop:
         for _ in progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest)):
             figures = trainer.step()

@@ -143,9 +143,9 @@ class MegatronEngine(Engine):
                 state[field] = place.cut(whole, self.named[name]).reshape(-1)[start:end].clone()
             part.optimizer.state[share] = state
 
-    def masses(self) -> Tensors:
+    def all_layers(self, held: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See `Engine`."""
-        return over_stages(super().masses())
+        return {int(name): tensor for name, tensor in over_stages({str(n): t for n, t in held.items()}).items()}
 
     def whole(self) -> Model:
         """See `Engine`."""

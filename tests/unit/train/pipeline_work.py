@@ -63,7 +63,7 @@ def _compare(plain: Model, engine: MegatronEngine, draw: Draw, name: str) -> Non
     gradients = {key: weight.grad for key, weight in plain.named_parameters() if weight.grad is not None}
     norm = torch.nn.utils.get_total_norm(list(gradients.values()))
     hooks = [
-        layer.mlp.register_forward_hook(lambda module, *_: called.append(module.layer_number - 1))
+        layer.register_forward_hook(lambda module, *_: called.append(module.layer_number - 1))
         for layer in engine.model.layers.layers
     ]
     got = engine.losses(batch, draw, None, 0.5)
