@@ -17,7 +17,7 @@ WARM = 4  # steps before the first that counts
 
 
 def time_steps(place: Place) -> dict[str, Any]:
-    """Mean seconds of a step over each kind of run, from the median of some steps in each of its parts."""
+    """Mean seconds of a step over each kind of run, from some steps in each of its parts."""
     study = place.study
     timed = [Unit(kind, study.seeds[0]) for kind in (FIXED, ELASTIC, *study.variants)]
     timed += [Unit(ISOLATED, study.seeds[0])] if study.isolated else []
@@ -27,7 +27,7 @@ def time_steps(place: Place) -> dict[str, Any]:
         trainer = begin(place, unit, settings(study, unit))
         parts = _parts(trainer.sampler, trainer.config.steps)
         key = unit.member or unit.kind
-        seconds[key] = sum(share * _median(trainer, place.device, at, study.timed_steps) for at, share in parts)
+        seconds[key] = sum(share * _seconds(trainer, place.device, at, study.timed_steps) for at, share in parts)
         say(f"study: {key} {1000 * seconds[key]:.1f} ms a step")
         del trainer
     release()
@@ -46,8 +46,8 @@ def _parts(sampler: ElasticSampler, steps: int) -> list[tuple[int, float]]:
     ]
 
 
-def _median(trainer: Trainer, device: str, at: int, count: int) -> float:
-    """Median seconds of `count` steps like the one at `at`."""
+def _seconds(trainer: Trainer, device: str, at: int, count: int) -> float:
+    """Mean seconds of `count` steps like the one at `at`, which draw what they draw."""
     steps = []
     for index in range(WARM + count):
         trainer.done = at
@@ -56,7 +56,7 @@ def _median(trainer: Trainer, device: str, at: int, count: int) -> float:
         _settle(device)
         if index >= WARM:
             steps.append(time.monotonic() - start)
-    return statistics.median(steps)
+    return statistics.mean(steps)
 
 
 def _settle(device: str) -> None:
