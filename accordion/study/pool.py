@@ -1,7 +1,9 @@
 """Units, one after the other or several processes at once; all save their state when the run is asked to stop."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +19,7 @@ from accordion.train.guards import StopRequest, stop_requests
 
 LISTEN_SECONDS = 1.0  # between looks for a request to stop
 _asked: Event | None = None  # of a worker process: set when its run is to stop
+_busy = threading.Lock()  # held while a worker process runs a unit
 
 
 def run_all(place: Place, todo: Sequence[Unit], *, jobs: int, threads: int) -> bool:
@@ -89,11 +92,22 @@ def _begin_worker(threads: int, asked: Event) -> None:
     global _asked
     _asked = asked
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the process that began this one tells it
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
 
 
+def _leave_with_parent() -> None:
+    """End this process when the one that began it is gone, and the unit at hand is saved: nobody would tell it to."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        with _busy:
+            os._exit(1)
+
+
 def _run_in_worker(place: Place, unit: Unit) -> bool:
-    return run_unit(place, unit, _must_stop)
+    with _busy:
+        return run_unit(place, unit, _must_stop)
 
 
 def _must_stop() -> bool:

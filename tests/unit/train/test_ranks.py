@@ -28,7 +28,13 @@ def shards(tmp_path_factory):
 
 
 def config(**changes) -> PretrainConfig:
-    elastic = {**tiny_config().elastic.model_dump(), "warmup_share": 0.2, "distil_share": 0.5, "subsets": "random"}
+    elastic = {
+        **tiny_config().elastic.model_dump(),
+        "warmup_share": 0.2,
+        "distil_share": 0.5,
+        "subsets": "random",
+        "grow_share": 0.1,
+    }
     values = {"elastic": elastic, "steps": STEPS, "checkpoint_every": 5, "validation_sequences": 4, **changes}
     return tiny_config(**values)
 
