@@ -41,9 +41,12 @@ def figures(results: Figures) -> dict[str, Figure]:
 
 
 def _bars(axes: Axes, places: list[float], found: list[Figures], width: float, label: str) -> None:
+    """Means with their intervals, and a dot for each seed."""
     means = [value["mean"] for value in found]
     low = [value["mean"] - value["low"] if value["low"] is not None else 0.0 for value in found]
-    axes.bar(places, means, width, yerr=low, capsize=2, label=label)
+    axes.bar(places, means, width, yerr=low, capsize=2, label=label, error_kw={"linewidth": 0.8})
+    dots = [(place, seed) for place, value in zip(places, found, strict=True) for seed in value["values"]]
+    axes.plot([place for place, _ in dots], [seed for _, seed in dots], "k.", markersize=3)
 
 
 def _gaps(summary: Figures) -> Figure:
