@@ -133,7 +133,9 @@ def test_save_and_load_keep_every_bit(model: VisionTokenizer, tmp_path) -> None:
         assert torch.equal(before, after)
     path = tmp_path / "model.safetensors"
     save_file({name: t.half() if t.is_floating_point() else t for name, t in load_file(path).items()}, path)
-    with pytest.raises(ArtifactError, match=r"torch\.float16, another type than here; run train_vision_tokenizer again"):
+    with pytest.raises(
+        ArtifactError, match=r"torch\.float16, another type than here; run train_vision_tokenizer again"
+    ):
         VisionTokenizer.load(tmp_path)
     path.write_bytes(b"broken")
     with pytest.raises(ArtifactError, match="train_vision_tokenizer"):
