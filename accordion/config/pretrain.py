@@ -141,9 +141,6 @@ class ElasticConfig(Settings):
         0.0, ge=0, le=1, description="share of steps, after the warm-up, in which the choices open from the largest "
         "to the smallest (progressive shrinking, arXiv 1908.09791)"
     )  # fmt: skip
-    settle_share: float = Field(
-        0.0, ge=0, le=1, description="share of steps, the last ones, that train the full model alone"
-    )
     distil_share: float = Field(
         0.0, ge=0, le=1, description="share of the reduced instances that run in full too, in the same step, and "
         "learn from the full model's predictions"

@@ -57,7 +57,6 @@ class ElasticSampler:
         generator: the only source of chance; its state is saved with the checkpoint.
         growth: steps, the first ones, that train the smallest sub-model only.
         warmup: steps before sub-models are drawn: those, and those after them that train the full model only.
-        settled: the step from which on the full model is trained alone again.
     """
 
     def __init__(self, model: ModelConfig, elastic: ElasticConfig, *, steps: int, seed: int) -> None:
@@ -69,7 +68,6 @@ class ElasticSampler:
                 f"elastic.warmup_share: {elastic.warmup_share} of {steps} steps is no step; "
                 "ranked experts need at least one, in which they are ranked"
             )
-        self.settled = steps - round(steps * elastic.settle_share)
         self.generator = torch.Generator().manual_seed(seed)
         self.set_model(model)
 
@@ -95,7 +93,7 @@ class ElasticSampler:
         """What the rows of the batch of `step` (from 0) run."""
         if self.elastic.enabled and step < self.growth:
             return Draw([self.smallest] * rows)
-        if not self.elastic.enabled or not self.warmup <= step < self.settled:
+        if not self.elastic.enabled or step < self.warmup:
             return Draw()
         elastic = self.elastic
         specs = [self._draw_one(step - self.warmup) for _ in range(rows)]

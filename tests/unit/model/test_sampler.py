@@ -68,12 +68,6 @@ def test_the_smallest_is_trained_alone_before_the_full_model_and_the_others():
     assert len(set(drawn(learner, range(50, 60)))) > 4
 
 
-def test_the_last_steps_may_train_the_full_model_alone():
-    learner = sampler(settle_share=0.2)
-    assert learner.draw(79, 8).specs is not None
-    assert all(learner.draw(step, 8).specs is None for step in range(80, 100))
-
-
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_twins_are_reduced_rows_in_their_share(share):
     learner = sampler(distil_share=share)
