@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from accordion.data.batch import PAD, VIDEO, Batch
 from accordion.model.cache import Cache
 from accordion.model.norm import RmsNorm
-from accordion.model.rope import Rope, rotate
+from accordion.model.rope import Rope, queries_keys_values
 
 BAND = 128  # queries
 
@@ -40,8 +40,7 @@ class Attention(nn.Module):
         """
         rows, length, hidden = x.shape
         qkv = self.qkv(x).view(rows, length, 3, self.heads, hidden // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, D)
-        q, k = rotate(self.norm_q(q), rope), rotate(self.norm_k(k), rope)
+        q, k, v = queries_keys_values(qkv, self.norm_q.weight, self.norm_k.weight, rope)
         if cache is not None:
             k, v = cache.extend(layer, k, v)
         if isinstance(mask, BlockRule | Bands):

@@ -15,8 +15,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """Normalise x (..., H) and scale by weight (H,)."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = norm.square_().div_(x.shape[-1]).add_(EPSILON).rsqrt_()
+        scale = inverse_rms(x)
         unit = x * scale
         ctx.save_for_backward(unit, scale, weight)
         return unit * weight
@@ -28,6 +27,12 @@ class _RmsNorm(torch.autograd.Function):
         product = (grad * unit).reshape(-1, len(weight))
         mean = torch.mv(product, weight).div_(len(weight)).view_as(scale)
         return (grad * weight).addcmul_(unit, mean, value=-1).mul_(scale), product.sum(0)
+
+
+def inverse_rms(x: Tensor) -> Tensor:
+    """1 / sqrt(mean(x^2) + 1e-6) over the last axis of x (..., H): (..., 1)."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(EPSILON).rsqrt_()
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:

@@ -49,7 +49,9 @@ class Updater:
         decay_share: float,
     ) -> None:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
         self.learning_rate = learning_rate
         self.warmup_steps = warmup_steps
         self.updates = updates

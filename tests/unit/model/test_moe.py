@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from accordion.model.experts import dense_experts, run_experts
 from accordion.model.experts_in_turn import chunks_of
 from accordion.model.moe import MoE
-from accordion.model.rope import rope_table, rotate
 
 
 def reference(x, gates, weight_in, weight_out, choice):
@@ -168,18 +167,3 @@ def test_evaluation_counts_nothing():
     layer = moe().eval()
     layer(torch.randn(5, 8), None, None)
     assert layer.load.sum() == 0
-
-
-def test_text_positions_rotate_as_plain_rope_and_scores_depend_on_distances_only():
-    g = torch.Generator().manual_seed(0)
-    q, k = torch.randn(1, 1, 1, 12, generator=g), torch.randn(1, 1, 1, 12, generator=g)
-
-    def score(at: list[float], other: list[float]) -> torch.Tensor:
-        tables = [rope_table(torch.tensor([[where]]), 12, 1e4) for where in (at, other)]
-        return (rotate(q, tables[0]) * rotate(k, tables[1])).sum()
-
-    torch.testing.assert_close(score([5, 5, 5], [2, 2, 2]), score([9, 9, 9], [6, 6, 6]))
-    torch.testing.assert_close(score([5, 1.5, 3], [2, 2, 2]), score([6, 4.5, 5], [3, 5, 4]))
-    assert not torch.isclose(score([5, 1, 1], [2, 1, 1]), score([2, 4, 1], [2, 1, 1]))
-    angle = 5 * 1e4 ** (-torch.arange(6) / 6)
-    torch.testing.assert_close(rope_table(torch.full((1, 1, 3), 5.0), 12, 1e4)[0].flatten(), angle.cos())
