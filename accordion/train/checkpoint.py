@@ -114,7 +114,7 @@ class Snapshot:
 
 
 def save_checkpoint(root: Path, snapshot: Snapshot, identity: Mapping[str, Any], *, kept: int) -> Path:
-    """Write one checkpoint and drop all but the newest `kept`.
+    """Write one checkpoint, verify it, and only then drop all but the newest `kept`.
 
     Args:
         root: folder of the run's checkpoints.
@@ -123,6 +123,7 @@ def save_checkpoint(root: Path, snapshot: Snapshot, identity: Mapping[str, Any],
     Raises:
         TrainingDiverged: the state is not finite; nothing is written.
         StorageError: the disk is full; nothing is left of it.
+        ArtifactError: what is on disk is not what was in memory; the checkpoints before it stay.
     """
     snapshot.check_finite()
     target = root / f"{PREFIX}{snapshot.facts['step']:08d}"
@@ -131,6 +132,7 @@ def save_checkpoint(root: Path, snapshot: Snapshot, identity: Mapping[str, Any],
         Manifest(
             kind=KIND, stage="pretrain", config=dict(identity), parents={}, files=describe_files(folder)
         ).write(folder)  # fmt: skip
+    Manifest.read(target).verify(target)
     for old in _checkpoints(root)[:-kept]:
         doomed = old.with_name(f".{old.name}.tmp")  # renamed first: a half-deleted folder must not look whole
         os.rename(old, doomed)
@@ -172,17 +174,12 @@ class CheckpointWriter:
         self.wait()
         held = snapshot.detached()
         self.waited += time.monotonic() - start
-        self._saving = self._thread.submit(self._save, held)
+        self._saving = self._thread.submit(save_checkpoint, self.root, held, self.identity, kept=self.kept)
 
     def wait(self) -> Path | None:
         """Wait until nothing is in flight; the folder saved last, if one was."""
         saving, self._saving = self._saving, None
         return None if saving is None else saving.result()
-
-    def _save(self, snapshot: Snapshot) -> Path:
-        folder = save_checkpoint(self.root, snapshot, self.identity, kept=self.kept)
-        Manifest.read(folder).verify(folder)  # what is on disk is what was in memory
-        return folder
 
 
 def newest_checkpoint(root: Path, identity: Mapping[str, Any]) -> Snapshot | None:

@@ -14,11 +14,13 @@ def warmup_stable_decay(step: int, *, steps: int, warmup: int, decay_share: floa
     Args:
         steps: of the whole run.
         warmup: steps of the linear rise; the first step already learns.
-        decay_share: share of all steps spent in the fall.
+        decay_share: share of all steps spent in the fall; 0: there is none.
         to: what it falls to.
     """
     rise = min(1.0, (step + 1) / (warmup + 1))
-    fall = max(1, round(steps * decay_share))
+    fall = round(steps * decay_share)
+    if not fall:
+        return rise
     left = (steps - step) / fall
     return rise * (1.0 if left >= 1 else to + (1 - to) * left)
 

@@ -1,6 +1,7 @@
 """Checkpoints written while training goes on: the state of the call, whole, verified; errors are not lost."""
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -100,20 +101,26 @@ def test_an_optimizer_of_other_weights_is_refused():
             check(**changes)
 
 
-def test_a_disk_that_changes_what_is_written_is_noticed(tmp_path, monkeypatch):
-    whole = checkpoint.save_checkpoint
+def test_a_disk_that_changes_what_is_written_is_noticed_before_the_checkpoint_before_it_goes(tmp_path, monkeypatch):
+    whole = checkpoint.atomic_folder
 
-    def damaging(*given, **named):
-        folder = whole(*given, **named)
-        path = folder / "model.safetensors"
-        data = bytearray(path.read_bytes())
-        data[-1] ^= 1
-        path.write_bytes(data)
-        return folder
+    @contextmanager
+    def damaging(target):
+        with whole(target) as folder:
+            yield folder
+        if target.name.endswith("2"):
+            path = target / "model.safetensors"
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
 
-    monkeypatch.setattr(checkpoint, "save_checkpoint", damaging)
+    monkeypatch.setattr(checkpoint, "atomic_folder", damaging)
     with (
-        pytest.raises(ArtifactError, match=r"model\.safetensors"),
+        pytest.raises(ArtifactError, match=r"step-00000002: model\.safetensors was altered"),
         CheckpointWriter(tmp_path, IDENTITY, kept=1) as writer,
     ):
         writer.save(snapshot(1, torch.ones(3)))
+        writer.save(snapshot(2, torch.ones(3)))
+    found = newest_checkpoint(tmp_path, IDENTITY)
+    assert found is not None and found.facts["step"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-step-00000002", "step-00000001"]

@@ -31,6 +31,17 @@ def test_stage_two_goes_on_from_where_stage_one_ends_to_a_tenth_of_it():
     assert batches == sorted(batches) and set(batches) == {4, 8, 12, 16} and batches.index(16) == 60
 
 
+def test_stage_two_goes_on_at_the_stable_rate_where_stage_one_does_not_fall():
+    config = PretrainConfig.parse({
+        "steps": 100, "optimizer": {"learning_rate": 1.0, "warmup_steps": 10, "decay_share": 0.0},
+        "long_context": {"share": 0.25},
+    })  # fmt: skip
+    rates = [conditions(config, step).rate for step in range(100)]
+    assert rates[10:75] == [1.0] * 65 and rates[75] == pytest.approx(1.0, abs=0.01)
+    assert rates[75:] == sorted(rates[75:], reverse=True) and rates[99] == pytest.approx(0.1)
+    assert warmup_stable_decay(10, steps=10, warmup=1, decay_share=0.01) == 1.0  # a share of less than half a step
+
+
 def test_a_ramp_never_reads_nothing_and_none_is_the_whole_batch():
     assert [ramped(step, steps=3, batch=2) for step in range(5)] == [1, 1, 2, 2, 2]
     assert ramped(0, steps=0, batch=8) == 8 and ramped(0, steps=10, batch=1) == 1
