@@ -1,6 +1,6 @@
 """What a family costs: one elastic run with recovery of its members, against a run for every size.
 
-Runs of a few steps in the proportions of profile study-cpu (docs/elastic.md): the elastic one with its warm-up, then a
+Runs of a few steps in the proportions of profile study-cpu (docs/elastic.md): the elastic one with its growth, then a
 tenth of the steps of recovery for each member, against as many steps of the full model and of every member from
 scratch. Sequences of random text; what the family is worth is the family experiment's to say, this is its price.
 """
@@ -60,7 +60,7 @@ def _train(study: StudyConfig, unit: Unit, data: Resident) -> Figures:
     size = Unit(SCRATCH, unit.seed, unit.member) if unit.kind == RECOVERY else unit
     config = settings(study, unit).model_copy(update={"model": settings(study, size).model})
     loader = ResidentLoader(data, batch=config.batch, seed=config.seed)
-    trainer = Trainer(config, model_config(config, META), loader, training_device())  # type: ignore[arg-type]
+    trainer = Trainer(config, model_config(config, META), loader, training_device())
     start = time.perf_counter()
     while trainer.done < config.steps:
         trainer.step()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig, ParallelConfig, PretrainConfig
+from accordion.data.batch import Batch
 from accordion.device import training_device
 from accordion.model import Model
 from accordion.model.elastic import SubmodelSpec
@@ -50,7 +51,7 @@ def run(repeats: int, shape: ModelConfig = SHAPE, length: int = LENGTH, rows: in
     found: list[Row | Sheet] = []
     speeds: list[float] = []
     with megatron(device):
-        for name, (model, loss) in _peers(shape, length, device).items():
+        for name, (model, loss) in _peers(shape, length, batch).items():
             model.train().to(device)
             other = _step(partial(loss, tokens, following), _learning(model), tokens)
             both = paired(own, other, repeats=repeats, label=name, warm_up=1)
@@ -73,29 +74,27 @@ def run(repeats: int, shape: ModelConfig = SHAPE, length: int = LENGTH, rows: in
 
 
 def _peers(
-    shape: ModelConfig, length: int, device: torch.device
+    shape: ModelConfig, length: int, batch: Batch
 ) -> dict[str, tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]]:
     return {
         "Megatron-Core GPTModel": megatron_loss(shape, length),
         "Qwen3-MoE eager": qwen_loss(shape, "eager"),
         "Qwen3-MoE grouped": qwen_loss(shape, "grouped_mm"),
-        "accordion, Megatron-Core backbone": _own_megatron(shape, device),
+        "accordion, Megatron-Core backbone": _own_megatron(shape, batch),
     }
 
 
 def _own_megatron(
-    shape: ModelConfig, device: torch.device
+    shape: ModelConfig, batch: Batch
 ) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:  # fmt: skip
     from accordion.train.megatron.backbone import MegatronBackbone
     from accordion.train.megatron.convert import scatter
 
     model = Model(shape, backbone=MegatronBackbone(shape, ParallelConfig()))
     scatter(model, Model(shape, seed=0).state_dict())
-    batches: dict[int, object] = {}
 
     def loss(tokens: Tensor, following: Tensor) -> Tensor:
         model.training = False
-        batch = batches.setdefault(0, text_batch(shape, *tokens.shape).to(device))
         return model(batch).means["text"]
 
     return model, loss

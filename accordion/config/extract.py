@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from accordion.config.base import Settings
-from accordion.config.pretrain import MemberSpec
+from accordion.config.pretrain import MEMBERS, MemberSpec
+
+RECOVERY_RATE = 0.2  # of the learning rate of the run: docs/experiments.md has what higher ones did
 
 Cost = Literal["active_parameters", "parameters", "bytes", "latency_ms"]
 
@@ -13,11 +15,7 @@ Cost = Literal["active_parameters", "parameters", "bytes", "latency_ms"]
 class ExtractConfig(Settings):
     """Which members of the family to cut out, and what is demanded of them."""
 
-    members: tuple[MemberSpec, ...] = (
-        MemberSpec(name="shallow", layers=6, experts=16, top_k=4),
-        MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
-        MemberSpec(name="small", layers=6, experts=8, top_k=2),
-    )
+    members: tuple[MemberSpec, ...] = tuple(member for member in MEMBERS if member.name != "sparse")
     sequences: int = Field(32, ge=1, description="validation sequences on which logits are compared")
     huggingface: bool = Field(True, description="also write each member's text path in the Hugging Face layout")
 
@@ -49,4 +47,4 @@ class RecoverConfig(Settings):
 
     seed: int = 0
     steps: int = Field(30, ge=1)
-    rate: float = Field(0.4, gt=0, description="learning rate at the start, of that of pre-training")
+    rate: float = Field(RECOVERY_RATE, gt=0, description="learning rate at the start, of that of pre-training")

@@ -132,10 +132,13 @@ class ElasticConfig(Settings):
         "which the larger ones grow"
     )  # fmt: skip
     warmup_share: float = Field(
-        0.1, ge=0, le=1, description="share of steps, after those, that train the full model alone"
+        0.1, ge=0, le=1, description="share of steps, after those of grow_share, that train the full model alone"
     )
     ramp_share: float = Field(
-        0.0, ge=0, le=1, description="share of steps, after those, in which reduced instances rise to their share"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of steps, after those of warmup_share, in which reduced instances rise to their share",
     )
     shrink_share: float = Field(
         0.0, ge=0, le=1, description="share of steps, after the warm-up, in which the choices open from the largest "

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from accordion.config.base import Settings
+from accordion.config.extract import RECOVERY_RATE
 from accordion.config.pretrain import ElasticConfig, MemberSpec, PretrainConfig
 
 
@@ -20,7 +21,7 @@ class StudyConfig(Settings):
         ("shallow", "narrow", "small"), description="members that, beside the full model, the cost ratio counts"
     )
     recovery_shares: tuple[float, ...] = Field((0.01, 0.05, 0.1), description="of the steps of a run, ascending")
-    recovery_rate: float = Field(0.4, gt=0, description="learning rate of recovery, of that of pre-training")
+    recovery_rate: float = Field(RECOVERY_RATE, gt=0, description="learning rate of recovery, of that of pre-training")
     variants: dict[str, ElasticConfig] = Field({}, description="other elastic recipes, by name, each compared alone")
     isolated: bool = Field(False, description="also train the full model with experts parted by modality")
     validation_sequences: int = Field(256, ge=4, description="on which every size is judged, as many of each kind")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -150,3 +150,26 @@ class Batch:
                 for field in fields(self)
             }
         )
+
+
+class Batches(Protocol):
+    """Endless training batches, at a position that can be saved: from shards, or from memory."""
+
+    @property
+    def position(self) -> int:
+        """Sequences read so far."""
+
+    def __next__(self) -> Batch:
+        """The batch at `position`, which moves on."""
+
+    def resize(self, batch: int) -> None:
+        """Read batches of `batch` sequences from here on."""
+
+    def places(self, position: int) -> list[tuple[str, int]]:
+        """Where the sequences of the batch at `position` are from."""
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""

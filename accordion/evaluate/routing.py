@@ -54,10 +54,7 @@ def analyse(config: AnalyseConfig, *, out: Path, checkpoint: Path, policy: Path,
     generator = np.random.default_rng(config.seed)
     model = load_model(checkpoint)
     specs = {FULL: SubmodelSpec.full(model.config)}
-    specs |= {
-        m.name: SubmodelSpec.nested(model.config, layers=m.layers, experts=m.experts, top_k=m.top_k)
-        for m in config.members
-    }
+    specs |= {m.name: SubmodelSpec.of(model.config, m) for m in config.members}
     before: list[Counts] = []
     members = {}
     for name, spec in progress(specs.items(), "analyse", total=len(specs), unit="members"):

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 
 from accordion.config.extract import ExtractConfig
-from accordion.config.pretrain import MemberSpec
 from accordion.data.batch import Batch
 from accordion.errors import DataError
 from accordion.extract.card import CARD, member_card
@@ -46,7 +45,7 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
     members = []
     for member in progress(config.members, "extract", unit="members"):
         folder = out / "members" / member.name
-        spec = nested_spec(full, member)
+        spec = SubmodelSpec.of(full.config, member)
         extract_member(policy, spec, folder, context=context if config.huggingface else None)
         part = load_model(folder)
         figures = {
@@ -65,11 +64,6 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
         "val_loss_full": whole,
         "members": members,
     }
-
-
-def nested_spec(model: Model, member: MemberSpec) -> SubmodelSpec:
-    """What a named member keeps of `model`."""
-    return SubmodelSpec.nested(model.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
 
 
 def extract_member(policy: Path, spec: SubmodelSpec, out: Path, *, context: int | None = None) -> None:

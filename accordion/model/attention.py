@@ -34,8 +34,8 @@ class Attention(nn.Module):
         """Attend: x (B, S, H) -> (B, S, H).
 
         Args:
-            mask: (B, 1, S, keys), bool (True: may be seen) or float (added to the scores); that in bands; or the rule
-                itself.
+            mask: (B, 1, S, keys), bool (True: may be seen) or float (added to the scores); such a mask cut into
+                `Bands`; or the rule itself.
             cache: where the keys and values of this `layer` are kept and read from, in generation.
         """
         rows, length, hidden = x.shape
@@ -167,7 +167,7 @@ class Bands:
 
 
 def banded(mask: Tensor) -> "Tensor | Bands":
-    """A mask in bands where they save time: additive, of a training batch on a CPU."""
+    """A mask in bands where they save time: additive, of a packed batch on a CPU."""
     saves = mask.is_floating_point() and not mask.is_cuda and mask.shape[2] > BAND and len(mask) > 0
     return Bands(mask) if saves else mask
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from accordion.config.pretrain import ModelConfig
+from accordion.config.pretrain import MemberSpec, ModelConfig
 from accordion.errors import ConfigError
 from accordion.model.understanding import understanding_parameters
 
@@ -58,6 +58,11 @@ class SubmodelSpec:
         )
         spec.check(config)
         return spec
+
+    @classmethod
+    def of(cls, config: ModelConfig, member: MemberSpec) -> "SubmodelSpec":
+        """The `nested` sub-model that a named member of the family is."""
+        return cls.nested(config, layers=member.layers, experts=member.experts, top_k=member.top_k)
 
     def check(self, config: ModelConfig) -> None:
         """Refuse a spec that `config`'s model cannot run.

@@ -1,4 +1,4 @@
-"""SwiGLU experts over sorted token-expert assignments: which kernel computes them, and that for bfloat16.
+"""SwiGLU experts over sorted token-expert assignments: the choice of kernel, and the kernel for bfloat16.
 
 On a GPU in bfloat16 the products of all experts are one `grouped_mm`, which never waits for the counts. On a CPU, and
 in float32, `ExpertsInTurn` computes them one after the other.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW = 64  # assignments of an expert
+FEW = 64  # assignments an expert of a chunk, below which gradients are multiplied in columns
 ROWS = 128  # 128 rows of 3 x 256 activations and as many gradients are 0.8 MB
 
 

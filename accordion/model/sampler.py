@@ -47,7 +47,8 @@ class ElasticSampler:
     """Draws one sub-model for each row of a batch.
 
     With `full_share` a row trains the full model, otherwise depth, width and top-k are drawn from their choices, as
-    `axes` and `smallest_share` say. The first `warmup_share` of the steps trains the full model only.
+    `axes` and `smallest_share` say. The first `grow_share` of the steps trains the smallest
+    sub-model only, the next `warmup_share` the full model only.
 
     Args:
         steps: of the whole run.
@@ -56,7 +57,7 @@ class ElasticSampler:
     Attributes:
         generator: the only source of chance; its state is saved with the checkpoint.
         growth: steps, the first ones, that train the smallest sub-model only.
-        warmup: steps before sub-models are drawn: those, and those after them that train the full model only.
+        warmup: steps before sub-models are drawn: those, then the full model alone.
     """
 
     def __init__(self, model: ModelConfig, elastic: ElasticConfig, *, steps: int, seed: int) -> None:

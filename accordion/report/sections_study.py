@@ -7,9 +7,8 @@ from typing import Any
 from accordion.report.run import RunFigures
 from accordion.report.section import Drawing, Section, Table
 from accordion.report.summary import Summary
-from accordion.study.figures import MEAN, MODALITIES
-from accordion.study.plots import figures
-from accordion.study.study import RESULTS
+from accordion.study.figures import MEAN, MODALITIES, RESULTS
+from accordion.study.plots import drawings
 
 CAPTIONS = {
     "gaps": "Validation loss of each member over a run of its size from scratch, before and after recovery; for the "
@@ -37,7 +36,7 @@ def experiment(run: RunFigures, summary: Summary) -> Section | None:
         f"{_of(found['tax'][MEAN])} over the modalities ({len(found['seeds'])} seeds, 95 % intervals).{ratio}",
         drawings=[
             Drawing(name=name, figure=figure, caption=CAPTIONS[name], alt=CAPTIONS[name])
-            for name, figure in figures(results).items()
+            for name, figure in drawings(results).items()
         ],
         tables=[_gaps(found), _costs(found)],
         notes=[f"{results['device']}, commit {results['commit'][:10]}."],
@@ -47,9 +46,9 @@ def experiment(run: RunFigures, summary: Summary) -> Section | None:
 def _gaps(found: Mapping[str, Any]) -> Table:
     names = [name for name in (*MODALITIES, MEAN) if name in found["tax"]]
     rows: list[tuple[str, ...]] = [("full", "none", *(_of(found["tax"][name]) for name in names))]
-    for member, figures_ in found["members"].items():
-        stages = {"none": figures_["gap"]} | {
-            f"{float(share):.0%}": part["gap"] for share, part in figures_["recovery"].items()
+    for member, judged in found["members"].items():
+        stages = {"none": judged["gap"]} | {
+            f"{float(share):.0%}": part["gap"] for share, part in judged["recovery"].items()
         }
         rows += [(member, share, *(_of(gap[name]) for name in names)) for share, gap in stages.items() if gap]
     return Table(

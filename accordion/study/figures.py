@@ -18,6 +18,8 @@ from accordion.errors import DataError
 from accordion.study.units import ELASTIC, FIXED, ISOLATED, RECOVERY, SCRATCH, Unit
 
 MODALITIES = ("text", "image", "video", "audio")
+RESULTS = "elastic_study.json"
+SPEED = "speed"  # name of the figures of steps timed alone, beside those of the units
 MEAN = "mean"  # over the modalities
 Units = Mapping[str, Mapping[str, Any]]
 Losses = Mapping[str, float]
@@ -165,7 +167,7 @@ def _variant(study: Study, kind: str) -> dict[str, Any]:
 
 def _cost(study: Study) -> dict[str, Any]:
     """Cost ratios in FLOPs, and in seconds of steps that were timed alone, for the family and for every member."""
-    speed = study.found.get("speed")
+    speed = study.found.get(SPEED)
     chosen = {"family": study.config.family, "all_members": tuple(member.name for member in study.config.members)}
     sides = {"flops": lambda unit: float(study.found[unit.name]["flops"])}
     if speed is not None:

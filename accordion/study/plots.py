@@ -13,21 +13,21 @@ from matplotlib.figure import Figure
 
 from accordion.study.figures import MEAN, MODALITIES
 
-AIMS = {"gap": 0.02, "tax": 0.01, "cost": 0.45}
+GAP_AIM = 0.02  # nats
 Figures = Mapping[str, Any]
 
 
 def draw(results: Figures, out: Path) -> list[Path]:
     """Write `gaps.png`, `losses.png` and, with variants, `variants.png` into `out`."""
     paths = []
-    for name, figure in figures(results).items():
+    for name, figure in drawings(results).items():
         path = out / f"{name}.png"
         figure.savefig(path, dpi=120)
         paths.append(path)
     return paths
 
 
-def figures(results: Figures) -> dict[str, Figure]:
+def drawings(results: Figures) -> dict[str, Figure]:
     """gaps, losses and, where other recipes were run, variants."""
     summary = results["summary"]
     drawn = {"gaps": _gaps(summary), "losses": _losses(summary)}
@@ -72,7 +72,7 @@ def _gap_panel(axes: Axes, summary: Figures, name: str) -> None:
         ready = [(at, gap[name]) for at, gap in enumerate(found, 1) if gap]
         _bars(axes, [at + (index - 1) * width for at, _ in ready], [value for _, value in ready], width, label)
     _bars(axes, [0.0], [summary["tax"][name]], width, "tax (full model)")
-    axes.axhline(AIMS["gap"], color="grey", linestyle=":", linewidth=1)
+    axes.axhline(GAP_AIM, color="grey", linestyle=":", linewidth=1)
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set_xticks(range(len(members) + 1), ["full", *members], fontsize=8)
     axes.set_title(name, fontsize=9)

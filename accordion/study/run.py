@@ -115,15 +115,13 @@ def begin(place: Place, unit: Unit, config: PretrainConfig) -> Trainer:
     meta = read_meta(place.data)
     loader = ResidentLoader(resident(place, "train"), batch=config.batch, seed=config.seed)
     if unit.kind != RECOVERY:
-        return Trainer(config, model_config(config, meta), loader, place.device)  # type: ignore[arg-type]
+        return Trainer(config, model_config(config, meta), loader, place.device)
     source = place.model(str(unit.needs))
     member = member_of(place.study, unit.member)
     whole = load_model(source)
-    part = cut(
-        whole, SubmodelSpec.nested(whole.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
-    )
+    part = cut(whole, SubmodelSpec.of(whole.config, member))
     loader.restore(json.loads((source / "loader.json").read_text()))  # on from where pre-training ended
-    trainer = Trainer(config, part.config, loader, place.device)  # type: ignore[arg-type]
+    trainer = Trainer(config, part.config, loader, place.device)
     load_weights(trainer.model, dict(part.state_dict()), where=unit.name)
     return trainer
 
@@ -167,7 +165,6 @@ def judge(place: Place, unit: Unit, trainer: Trainer) -> dict[str, Any]:
             "tokens": trainer.tokens,
             "flops": trainer.flops,
             "train_seconds": trainer.seconds,
-            "last_loss": json.loads(trainer.curves[-1]),
         }
         if not unit.member and not model.config.isolated:
             figures["members"] = _cuts(study, model, model.config, data)
@@ -183,6 +180,6 @@ def _cuts(study: StudyConfig, model: Model, config: ModelConfig, data: list[Batc
     """Validation losses of the reported sizes inside `model`, their experts in the order of `config`."""
     losses = {}
     for member in study.members:
-        spec = SubmodelSpec.nested(config, layers=member.layers, experts=member.experts, top_k=member.top_k)
+        spec = SubmodelSpec.of(config, member)
         losses[member.name] = validation_losses(model, data, spec)
     return losses

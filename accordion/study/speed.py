@@ -25,7 +25,7 @@ def time_steps(place: Place) -> dict[str, Any]:
     seconds = {}
     for unit in timed:
         trainer = begin(place, unit, settings(study, unit))
-        parts = _parts(trainer.sampler, trainer.config.steps)
+        parts = parts_of_a_run(trainer.sampler, trainer.config.steps)
         key = unit.member or unit.kind
         seconds[key] = sum(share * _seconds(trainer, place.device, at, study.timed_steps) for at, share in parts)
         say(f"study: {key} {1000 * seconds[key]:.1f} ms a step")
@@ -34,20 +34,18 @@ def time_steps(place: Place) -> dict[str, Any]:
     return {"step_seconds": seconds, "timed_steps": study.timed_steps}
 
 
-def _parts(sampler: ElasticSampler, steps: int) -> list[tuple[int, float]]:
+def parts_of_a_run(sampler: ElasticSampler, steps: int) -> list[tuple[int, float]]:
     """Where the parts of a run can be timed, and their shares of its steps: the smallest alone, the full model alone,
-    all sizes, the full model alone.
+    all sizes. Each is timed as its last step, the first may grow the model or rank its experts.
 
     Steps in which reduced rows come in slowly count as the steps after them, so that the cost is not understated.
     """
     marks = [0, sampler.growth, sampler.warmup, steps]
-    return [
-        (start if end < steps else steps - 1, (end - start) / steps) for start, end in pairwise(marks) if end > start
-    ]
+    return [(end - 1, (end - start) / steps) for start, end in pairwise(marks) if end > start]
 
 
 def _seconds(trainer: Trainer, device: str, at: int, count: int) -> float:
-    """Mean seconds of `count` steps like the one at `at`, which draw what they draw."""
+    """Mean seconds of `count` steps like the one at `at`; each draws its own sub-models."""
     steps = []
     for index in range(WARM + count):
         trainer.done = at

@@ -18,14 +18,11 @@ from accordion.observe import say
 from accordion.store.atomic import atomic_write
 from accordion.store.manifest import sha256
 from accordion.study import data as study_data
-from accordion.study.figures import summarise
+from accordion.study.figures import RESULTS, SPEED, summarise
 from accordion.study.pool import run_all
 from accordion.study.run import Place, release, resident
 from accordion.study.speed import time_steps
 from accordion.study.units import ELASTIC, FIXED, Unit, units
-
-RESULTS = "elastic_study.json"
-SPEED = "speed"
 
 
 def elastic_study(config: StudyConfig, *, out: Path, shards: Path, resume: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Engine(ABC):
         return Losses(*self.run(batch, draw.part(self.ranks.part(len(batch))), hidden, scale_weight))
 
     def backward(self, total: Tensor) -> None:
-        """The backward pass of what was made of `losses`, which came last."""
+        """Back-propagate `total`, which was computed from what `losses` gave last."""
         total.backward()
 
     @abstractmethod

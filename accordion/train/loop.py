@@ -4,13 +4,12 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from accordion.config.pretrain import ModelConfig, PretrainConfig
-from accordion.data.batch import Batch
+from accordion.data.batch import Batch, Batches
 from accordion.errors import ConfigError, TrainingDiverged
 from accordion.model import Model
 from accordion.model.attention import draw_hidden_frames
@@ -25,9 +24,6 @@ from accordion.train.growth import grow
 from accordion.train.guards import SpikeGuard
 from accordion.train.ranks import Ranks
 from accordion.train.schedule import Conditions, conditions
-
-if TYPE_CHECKING:  # a trainer takes any endless batches with a position
-    from accordion.data.loader import ShardLoader
 
 TIMES = ("seconds", "waited")  # of a snapshot's facts: how long it took, not what it did
 LOADS_EVERY = 10  # steps between figures of the experts' loads
@@ -96,10 +92,10 @@ class Trainer:
         self,
         config: PretrainConfig,
         shape: ModelConfig,
-        loader: "ShardLoader",
+        loader: Batches,
         device: torch.device | str = "cpu",
         *,
-        long: "ShardLoader | None" = None,
+        long: Batches | None = None,
         ranks: Ranks | None = None,
     ) -> None:
         self.config, self.device = config, torch.device(device)
@@ -184,7 +180,7 @@ class Trainer:
         return self.engine.model
 
     @property
-    def loader(self) -> "ShardLoader":
+    def loader(self) -> Batches:
         """Where the batches of the present stage come from."""
         if self._long is not None and self.done >= self.config.first_steps:
             return self._long
@@ -238,7 +234,7 @@ class Trainer:
             self.sampler.set_model(self.model.config)
 
     def _grow(self) -> None:
-        """Where only the smallest sub-model was trained so far, let the larger ones begin as what it has become."""
+        """At the end of `grow_share`: make the larger sub-models out of the smallest, the only one trained so far."""
         if self.sampler.growth and self.done == self.sampler.growth:
             generator = torch.Generator().manual_seed(self.config.seed + GROWTH_SEED)
             self.engine.load(*grow(*self.engine.tensors(), self.model.config, self.sampler.smallest, generator))

@@ -55,7 +55,7 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
     _check_positions(config, meta["sequence"])
     _check_stages(config, shape)
     for member in config.family:  # before training, not after it
-        SubmodelSpec.nested(shape, layers=member.layers, experts=member.experts, top_k=member.top_k)
+        SubmodelSpec.of(shape, member)
     data = _validation(config, shards)
     # on how many processes, and which code runs the layers, is not part of what is computed
     settings = json.loads(config.model_dump_json(exclude={"engine", "parallel"}))

@@ -40,7 +40,7 @@ def validation_losses(model: Model, data: Iterable[Batch], spec: SubmodelSpec | 
 
 def judge_member(model: Model, member: MemberSpec, data: Iterable[Batch], full: dict[str, float]) -> dict[str, Any]:
     """The figures of one family member, measured inside the full model, whose own losses are `full`."""
-    spec = SubmodelSpec.nested(model.config, layers=member.layers, experts=member.experts, top_k=member.top_k)
+    spec = SubmodelSpec.of(model.config, member)
     parameters, active = parameter_counts(spec.config(model.config))
     return {
         **member.model_dump(),

@@ -18,11 +18,11 @@ FORBIDDEN = {
     "accordion/store": {"torch", "mlflow"},
 }
 UPWARD = {  # folder of the library -> folders it must not know
-    "config": {"store", "data", "model", "train", "rl", "extract", "retrieval", "evaluate", "serve", "report"},
-    "store": {"config", "data", "model", "train", "rl", "extract", "retrieval", "evaluate", "serve", "report"},
-    "model": {"train", "rl", "extract", "retrieval", "evaluate", "serve", "report"},
-    "data": {"model", "train", "rl", "extract", "retrieval", "serve", "report"},
-    "train": {"rl", "extract", "retrieval", "serve", "report"},
+    "config": {"store", "data", "model", "train", "rl", "extract", "study", "retrieval", "evaluate", "serve", "report"},
+    "store": {"config", "data", "model", "train", "rl", "extract", "study", "retrieval", "evaluate", "serve", "report"},
+    "model": {"train", "rl", "extract", "study", "retrieval", "evaluate", "serve", "report"},
+    "data": {"model", "train", "rl", "extract", "study", "retrieval", "serve", "report"},
+    "train": {"rl", "extract", "study", "retrieval", "serve", "report"},
 }
 
 

@@ -12,14 +12,13 @@ from accordion.data.batch import Batch
 from accordion.model import Losses, Model
 from accordion.model.files import load_weights
 from accordion.model.sampler import Draw
+from accordion.train.checkpoint import MOMENTS
 from accordion.train.engine import Engine, Shell, Tensors, decays, whole_model
 from accordion.train.megatron import library as core
 from accordion.train.megatron.backbone import MegatronBackbone, transformer_config
 from accordion.train.megatron.convert import Placement, gather, join_all, over_stages, placements, scatter
 from accordion.train.megatron.pipeline import TIED, Pipeline, Stage
 from accordion.train.ranks import Ranks
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class MegatronEngine(Engine):

@@ -25,7 +25,6 @@ with warnings.catch_warnings():  # it names each GPU library that it does withou
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
-    from megatron.core.transformer.identity_op import IdentityFuncOp, IdentityOp
     from megatron.core.transformer.mlp import MLPSubmodules
     from megatron.core.transformer.module import MegatronModule
     from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
@@ -47,8 +46,6 @@ __all__ = [
     "ColumnParallelLinear",
     "DistributedDataParallel",
     "DistributedDataParallelConfig",
-    "IdentityFuncOp",
-    "IdentityOp",
     "MLPSubmodules",
     "MegatronModule",
     "MoEAlltoAllTokenDispatcher",

@@ -132,8 +132,8 @@ class Pipeline:
         return _Micro(received, made, shape)
 
     def _together(self, counts: dict[str, int], scale_weight: float) -> Losses:
-        """Sums over the microbatches, told by the last stage to all: leaves, whose gradients are the weights that
-        each part of each microbatch's loss has in what is minimised."""
+        """Sum each loss over the microbatches and broadcast it from the last stage. The sums are leaves: after
+        `total.backward()` their gradients weigh each microbatch's losses."""
         names = [*counts, *(f"weighed {name}" for name in WEIGHED if scale_weight)]
         device = next(self.stage.parameters()).device
         values = torch.zeros(len(names), device=device)

@@ -68,14 +68,29 @@ def test_a_document_read_group_by_group_gives_the_logits_of_the_whole_forward_pa
 
 
 def test_a_later_frame_of_a_stream_sees_only_its_window(model, tools):
-    """`video_window` is 1: what the first frame held does not reach the third but through the second."""
+    """`video_window` is 1: what the first frame held is in the second after one layer, in the third it is not yet."""
     columns = documents(tools)["video"].columns
-    assert (columns["modality"] == VIDEO).sum() == 3 * 21
+    frame = np.where(columns["modality"] == VIDEO, columns["frame"], -1)
+    assert [(frame == at).sum() for at in range(3)] == [21] * 3
+    other = columns["vision_input"] + (frame == 0)[:, None].astype(np.float16)
+
+    def first_layer(**changed: np.ndarray) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        hook = model.layers[0].register_forward_hook(lambda module, given, made: seen.append(made[0][0]))
+        stream = Stream(model, 200)
+        stream.read({name: {**columns, **changed}[name] for name in COLUMNS})
+        hook.remove()
+        assert stream.cache.used == len(frame)
+        return torch.cat(seen)
+
+    apart = (first_layer() - first_layer(vision_input=other)).abs().amax(1)
+    assert apart[frame == 0].gt(0).all() and apart[frame == 1].gt(0).all() and apart[frame == 2].eq(0).all()
+
+
+def test_a_stream_that_outgrows_its_cache_is_refused(model):
     stream = Stream(model, 200)
-    stream.read({name: columns[name] for name in COLUMNS})
-    assert stream.cache.used == len(columns["token"])
     with pytest.raises(DataError, match="do not fit a cache of 200"):
-        for _ in range(40):
+        for _ in range(51):
             stream.tokens([20, 21, 22, 23])
 
 

@@ -66,10 +66,11 @@ def test_one_grouped_product_in_bfloat16_is_near_the_separate_ones_and_idle_expe
         strict=True,
     ):
         assert mine.dtype == torch.float32
+        if mine.ndim == 3:  # of the weights: an expert that nobody chose learns nothing
+            assert not mine[4].any() and not theirs[4].any()
         if mine.shape == gates.shape:
             mine, theirs = mine[choice < 5], theirs[choice < 5]
         assert torch.linalg.vector_norm(mine - theirs) < 0.03 * torch.linalg.vector_norm(theirs)
-    assert not torch.autograd.grad((run_experts(*inputs, choice)[0] * seed).sum(), inputs[2])[0][4].any()
 
 
 def test_chunks_hold_every_assignment_once():

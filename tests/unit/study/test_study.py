@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from accordion.config.pretrain import ElasticConfig
 from accordion.config.study import StudyConfig
 from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
 from accordion.errors import ArtifactError, ConfigError, DataError
 from accordion.home import REPOSITORY
 from accordion.model import SubmodelSpec
 from accordion.model.flops import RowCounts, forward_flops, training_flops
-from accordion.model.sampler import Draw
+from accordion.model.sampler import Draw, ElasticSampler
 from accordion.report.deck import deck
 from accordion.study.__main__ import main
 from accordion.study.data import Resident, ResidentLoader, export
 from accordion.study.figures import interval, summarise
 from accordion.study.run import run_unit
+from accordion.study.speed import parts_of_a_run
 from accordion.study.study import conclude, elastic_study, prepare, read_units, run_units
 from accordion.study.units import Unit, units
 from tests.unit.model.synthetic import small_batch, small_config
@@ -223,6 +225,13 @@ def test_flops_are_those_of_the_products_by_hand():
     assert forward_flops(config, sparse, counts, 48, mtp=True) == 3 * (layer - 40 * 6 * 16 * 8) + heads
     once, twice = (training_flops(config, Draw([sparse], twins), [counts], 48) for twins in ((), (0,)))
     assert twice - once == 3 * (3 * layer + heads)
+
+
+def test_each_part_of_a_run_is_timed_as_its_last_step():
+    elastic = ElasticConfig(grow_share=0.3, warmup_share=0.2, layers=(3,), experts=(4,), top_k=(1,))
+    sampler = ElasticSampler(small_config(), elastic, steps=10, seed=0)
+    assert parts_of_a_run(sampler, 10) == [(2, 0.3), (4, 0.2), (9, 0.5)]
+    assert parts_of_a_run(ElasticSampler(small_config(), ElasticConfig(enabled=False), steps=4, seed=0), 4) == [(3, 1)]
 
 
 def test_the_stage_exports_runs_and_concludes(tmp_path):

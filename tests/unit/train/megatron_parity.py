@@ -69,10 +69,6 @@ def compare(plain: Model, other: Model, batch: Batch, draw: list[SubmodelSpec] |
         )
 
 
-def _named(name: str, text: str) -> str:
-    return f"{name}: {text}"
-
-
 def canonical_gradients(model: Model) -> dict[str, Tensor]:
     """Gradients under the names and in the shapes of the plain model, zero where there is none."""
     return join_all(

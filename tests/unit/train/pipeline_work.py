@@ -13,6 +13,7 @@ from accordion.data.shards import read_meta
 from accordion.errors import Interrupted, TrainingDiverged
 from accordion.model import Model
 from accordion.model.sampler import Draw
+from accordion.train.checkpoint import MOMENTS
 from accordion.train.loop import Trainer
 from accordion.train.megatron.convert import join_all
 from accordion.train.megatron.engine import MegatronEngine
@@ -100,9 +101,7 @@ def bytes_held(config: PretrainConfig, shards: Path) -> dict[str, int]:
         trainer.step()
         assert isinstance(trainer.engine, MegatronEngine)
         parts = [part.optimizer for part in trainer.engine.optimizer.chained_optimizers if not part.is_stub_optimizer]
-        moments = [
-            state[field] for part in parts for state in part.state.values() for field in ("exp_avg", "exp_avg_sq")
-        ]
+        moments = [state[field] for part in parts for state in part.state.values() for field in MOMENTS]
         loader.close()
         return {"weights": _bytes(list(trainer.model.parameters())), "moments": _bytes(moments)}
 

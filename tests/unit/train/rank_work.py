@@ -15,6 +15,7 @@ from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.errors import RankLost
 from accordion.model import Model
+from accordion.model.sampler import Draw
 from accordion.train.checkpoint import Snapshot
 from accordion.train.loop import Trainer
 from accordion.train.megatron import library  # noqa: F401  (slow: once for all processes)
@@ -71,15 +72,12 @@ def expert_parity() -> None:
         plain, other = models(small_config(), config.parallel)
         whole = small_batch()
         for name, specs in draws(small_config()).items():
-            if not (specs is None or isinstance(specs, list)):
-                continue
-            from accordion.model.sampler import Draw
-
-            mine = Draw(specs).part(ranks.part(2))
+            draw = specs if isinstance(specs, Draw) else Draw(specs)
+            mine = draw.part(ranks.part(2))
             totals = []
-            for model, batch, draw in ((plain, whole, Draw(specs)), (other, whole.select(ranks.part(2)), mine)):
+            for model, batch, own in ((plain, whole, draw), (other, whole.select(ranks.part(2)), mine)):
                 model.zero_grad(set_to_none=True)
-                total = torch.stack([part / 100 for part in model(batch, draw).sums.values()]).sum()
+                total = torch.stack([part / 100 for part in model(batch, own).sums.values()]).sum()
                 total.backward()
                 totals.append(total.detach())
             dist.all_reduce(totals[1])

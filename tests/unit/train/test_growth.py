@@ -1,4 +1,4 @@
-"""Larger members out of the smallest: what they compute at the moment of growth, what is copied, and a resumed run."""
+"""Larger members out of the smallest: what they compute at the moment of growth, and what is copied."""
 
 import pytest
 import torch
