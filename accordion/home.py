@@ -1,7 +1,8 @@
-"""The one folder a checkout's runs write to, and the lock that keeps two runs apart."""
+"""The checkout: its commit, the one folder its runs write to, and the lock that keeps two runs apart."""
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,6 +17,15 @@ _held: dict[Path, FileLock] = {}
 def home() -> Path:
     """`$ACCORDION_HOME`, or `runs/` of the checkout: artifacts, MLflow store, DVC, Triton models, caches."""
     return Path(os.environ.get("ACCORDION_HOME") or REPOSITORY / "runs").resolve()
+
+
+def git_commit() -> str:
+    """Commit of the checkout (`-dirty` when changed), `$ACCORDION_COMMIT` in an image, or `unknown`."""
+    if os.environ.get("ACCORDION_COMMIT"):
+        return os.environ["ACCORDION_COMMIT"]
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def hold_run_lock(name: str = "run") -> None:

@@ -43,19 +43,33 @@ def say(message: str) -> None:
 
 
 def progress(
-    items: Iterable[Item], label: str, *, total: int | None = None, unit: str = "it", note: Callable[[], str] = str
+    items: Iterable[Item],
+    label: str,
+    *,
+    total: int | None = None,
+    unit: str = "it",
+    note: Callable[[], str] = str,
+    done: Callable[[int], float] = int,
 ) -> Iterator[Item]:
     """Pass `items` through, showing rate and remaining time.
 
     A bar in a terminal; otherwise a plain line at most every ten seconds and one at the end. `note()` is
-    shown after the count, for example the current loss.
+    shown after the count, for example the current loss. Where items are not alike, `done(count)` says how much of
+    `total` is done after so many of them.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    return (_bar if sys.stderr.isatty() else _lines)(items, label, total, unit, note)
+    return (_bar if sys.stderr.isatty() else _lines)(items, label, total, unit, note, done)
 
 
-def _bar(items: Iterable[Item], label: str, total: int | None, unit: str, note: Callable[[], str]) -> Iterator[Item]:
+def _bar(
+    items: Iterable[Item],
+    label: str,
+    total: int | None,
+    unit: str,
+    note: Callable[[], str],
+    done: Callable[[int], float],
+) -> Iterator[Item]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
@@ -65,11 +79,18 @@ def _bar(items: Iterable[Item], label: str, total: int | None, unit: str, note: 
         start = time.monotonic()
         for count, item in enumerate(items, 1):
             yield item
-            rate = count / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=count, rate=f"{rate:.1f} {unit}/s", note=note())
+            rate = done(count) / max(time.monotonic() - start, 1e-9)
+            bar.update(task, completed=done(count), rate=f"{_number(rate)} {unit}/s", note=note())
 
 
-def _lines(items: Iterable[Item], label: str, total: int | None, unit: str, note: Callable[[], str]) -> Iterator[Item]:
+def _lines(
+    items: Iterable[Item],
+    label: str,
+    total: int | None,
+    unit: str,
+    note: Callable[[], str],
+    done: Callable[[int], float],
+) -> Iterator[Item]:
     start = last = time.monotonic()
     count = 0
     for item in items:
@@ -78,8 +99,18 @@ def _lines(items: Iterable[Item], label: str, total: int | None, unit: str, note
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_SECONDS:
             last = now
-            rate = count / (now - start)
-            left = f", {(total - count) / rate:.0f} s left" if total else ""
+            rate = done(count) / (now - start)
+            left = f", {(total - done(count)) / rate:.0f} s left" if total and rate else ""
             of = f"/{total}" if total else ""
-            say(f"{label}: {count}{of} {unit}, {rate:.1f} {unit}/s{left} {note()}".rstrip())
-    say(f"{label}: {count} {unit} in {time.monotonic() - start:.1f} s {note()}".rstrip())
+            shown = f"{label}: {_amount(done(count))}{of} {unit}, {_number(rate)} {unit}/s"
+            say(f"{shown}{left} {note()}".rstrip())
+    say(f"{label}: {_amount(done(count))} {unit} in {time.monotonic() - start:.1f} s {note()}".rstrip())
+
+
+def _amount(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def _number(rate: float) -> str:
+    """A rate with a digit after the point, or with two digits that count where it is below one."""
+    return f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"

@@ -5,15 +5,14 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flytekit.core import local_cache
 
 from accordion.config.runtime import RuntimeConfig
-from accordion.home import REPOSITORY, home
+from accordion.home import home
 from accordion.observe import say
 from accordion.store import Artifact, Store
 from accordion.store.dvc import Versions
@@ -32,6 +31,7 @@ class Run:
         tracking_uri, parent: the MLflow server and the run there that holds the runs of the stages.
         commit: git commit of the code, with `-dirty` when files differ from it.
         execution: Flyte's execution id.
+        overrides: of the profile, as they were given.
     """
 
     id: str
@@ -41,6 +41,7 @@ class Run:
     parent: str
     commit: str
     execution: str
+    overrides: list[str] = field(default_factory=list)
 
     @property
     def settings(self) -> RuntimeConfig:
@@ -78,15 +79,6 @@ def resolve(artifact: Artifact, runtime: RuntimeConfig) -> Path:
         ArtifactError: it is not in the store and DVC cannot bring it back whole.
     """
     return versions(runtime).open(artifact, say)
-
-
-def git_commit() -> str:
-    """Commit of the checkout (`-dirty` when changed), `$ACCORDION_COMMIT` in an image, or `unknown`."""
-    if os.environ.get("ACCORDION_COMMIT"):
-        return os.environ["ACCORDION_COMMIT"]
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def sweep_staging() -> None:

@@ -56,7 +56,8 @@ class Stage:
             their DVC records), `run` (the execution).
         reads: files or folders of the repository that it reads as data; they count as code.
         pages: HTML files of its artifact that belong in its deck.
-        files: files of its artifact that are logged to MLflow, besides metrics.json and the pages.
+        files: files of its artifact, or patterns of them, that are logged to MLflow, besides metrics.json and the
+            pages.
     """
 
     name: str
@@ -140,7 +141,7 @@ class Stage:
             metrics |= {"speed": measured["speed"]}
             deck = _deck.render(self.name, about, sections(self.name, metrics, folder), curves, pages)
             self._write_deck(run, deck)
-            files = [folder / METRICS, *pages, *(folder / name for name in self.files)]
+            files = [folder / METRICS, *pages, *self._logged(folder)]
             tracker.finish(metrics, tags, [*files, run.history / "decks" / f"{self.name}.html"])
         shutil.rmtree(self._resume_folder(self._identity(config, inputs)), ignore_errors=True)
         record = {"artifact": str(artifact), "cached": False, "started": started, **measured}
@@ -233,6 +234,9 @@ class Stage:
             else:
                 error.add_note(note)
             raise
+
+    def _logged(self, folder: Path) -> list[Path]:
+        return [path for name in self.files for path in (sorted(folder.glob(name)) or [folder / name])]
 
     def _write_deck(self, run: Run, html: str) -> None:
         Deck(self.name, html)

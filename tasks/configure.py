@@ -11,9 +11,9 @@ from accordion.config import Settings, load_profile
 from accordion.config.data import IngestConfig
 from accordion.data.sources.base import expand
 from accordion.data.tier import source_folder
-from accordion.home import hold_run_lock
+from accordion.home import git_commit, hold_run_lock
 from accordion.observe import say
-from tasks._run import Run, git_commit, new_run_id, sweep_staging
+from tasks._run import Run, new_run_id, sweep_staging
 from tasks._stage import execution_id
 from tasks._tracking import source_tags, start_parent, tracking_uri
 
@@ -60,7 +60,7 @@ def configure(profile: str, overrides: list[str]) -> Plan:
     say(f"run {run_id}, profile {name}, tracked at {uri}")
     runtime = settings.runtime.model_dump_json()
     return Plan(
-        run=Run(run_id, name, runtime, uri, parent, commit, execution_id()),
+        run=Run(run_id, name, runtime, uri, parent, commit, execution_id(), overrides),
         source=source_digest(settings.ingest),
         ingest=section(settings.ingest),
         validate_data=section(settings.validate_data),

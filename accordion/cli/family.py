@@ -96,6 +96,7 @@ def recover(
     policy: Policy = "policy",
     shards: Shards = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 30,
+    batch: Annotated[int | None, typer.Option(help="Sequences a step; when not given, as in pre-training.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order of the data.")] = 0,
 ) -> None:
     """Train an extracted member a little further on its own data, and say what that brought and cost.
@@ -110,7 +111,7 @@ def recover(
 
     folder = open_verified(policy)
     run = PretrainConfig.parse(Manifest.read(ancestor(folder, "checkpoint")).config, where="checkpoint")
-    config = RecoverConfig.parse({"steps": steps, "seed": seed}, where="recover")
+    config = RecoverConfig.parse({"steps": steps, "batch": batch, "seed": seed}, where="recover")
     packed = _shards(shards, folder)
     found = train(config, run=run, member=member, shards=packed, out=out, name=out.name, full=folder)
     for name, loss in found["val_loss"].items():

@@ -47,4 +47,5 @@ class RecoverConfig(Settings):
 
     seed: int = 0
     steps: int = Field(30, ge=1)
+    batch: int | None = Field(None, ge=1, description="sequences a step; None: as many as in pre-training")
     rate: float = Field(RECOVERY_RATE, gt=0, description="learning rate at the start, of that of pre-training")

@@ -7,16 +7,18 @@ from typing import Any
 
 from accordion.config.extract import RecoverConfig
 from accordion.config.pretrain import PretrainConfig
+from accordion.data.batch import Batch
 from accordion.data.loader import ShardLoader
 from accordion.device import training_device
 from accordion.errors import DataError
 from accordion.extract.card import CARD, member_card
 from accordion.extract.family import HUGGINGFACE, SPEC, origin, seal_member, sizes
 from accordion.extract.huggingface import obstacle, write_huggingface
-from accordion.model import load_model, save_model
+from accordion.model import Model, load_model, save_model
 from accordion.observe import progress, record
 from accordion.store.atomic import atomic_folder, atomic_write
 from accordion.store.manifest import Manifest
+from accordion.train.guards import enough_memory
 from accordion.train.loop import Trainer
 from accordion.train.validate import validation_batches, validation_losses
 
@@ -46,24 +48,18 @@ def recover(
         DataError: `out` exists, or `member` is no extracted member.
         ArtifactError: a file of the member was altered.
         TrainingDiverged: a loss or gradient became NaN or infinite.
+        OutOfMemory: names the setting to lower.
     """
     if out.exists():
         raise DataError(f"{out}: exists; name a new folder")
     kept = origin(member)
     Manifest.read(member).verify(member)
-    settings = run.recovering(config.steps, config.rate).model_copy(update={"seed": config.seed})
-    model = load_model(member)
-    compared = validation_batches(shards, run.validation_sequences)
-    before = validation_losses(model, compared)
-    whole = validation_losses(load_model(full), compared) if full is not None else {}
-    with closing(ShardLoader(shards, "train", batch=run.batch, seed=config.seed)) as loader:
-        trainer = Trainer(settings, model.config, loader, training_device())
-        trainer.model.load_state_dict(model.state_dict())
-        for _ in progress(range(config.steps), "recover", unit="step"):
-            record(trainer.done + 1, trainer.step())
-    model = trainer.model.cpu().eval()
-    after = validation_losses(model, compared)
-    cost = {"steps": trainer.done, "tokens": trainer.tokens, "flops": trainer.flops}
+    batch = config.batch or run.batch
+    settings = run.recovering(config.steps, config.rate).model_copy(update={"seed": config.seed, "batch": batch})
+    with enough_memory(f"lower --batch (now {batch}), or recover a smaller member"):
+        compared = validation_batches(shards, run.validation_sequences)
+        whole = validation_losses(load_model(full), compared) if full is not None else {}
+        model, before, after, cost = _train(settings, load_model(member), shards, compared)
     context = compared[0].modality.shape[1]
     with atomic_folder(out) as folder:
         save_model(model, folder)
@@ -76,3 +72,18 @@ def recover(
         atomic_write(folder / CARD, member_card(name, kept, figures, whole, recovery))
         seal_member(folder, member)
     return {"val_loss_before": before, "val_loss": after, **cost}
+
+
+def _train(
+    settings: PretrainConfig, member: Model, shards: Path, compared: list[Batch]
+) -> tuple[Model, dict[str, float], dict[str, float], dict[str, int]]:
+    """The trained member, its losses on `compared` before and after, and what it cost."""
+    before = validation_losses(member, compared)
+    with closing(ShardLoader(shards, "train", batch=settings.batch, seed=settings.seed)) as loader:
+        trainer = Trainer(settings, member.config, loader, training_device())
+        trainer.model.load_state_dict(member.state_dict())
+        for _ in progress(range(settings.steps), "recover", unit="step"):
+            record(trainer.done + 1, trainer.step())
+    model = trainer.model.cpu().eval()
+    cost = {"steps": trainer.done, "tokens": trainer.tokens, "flops": trainer.flops}
+    return model, before, validation_losses(model, compared), cost

@@ -25,7 +25,7 @@ def experiment(run: RunFigures, summary: Summary) -> Section | None:
     if path is None:
         return None
     results = json.loads(path.read_text())
-    found = results["summary"]
+    found, made = results["summary"], results["made"]
     cost = found["cost"].get("family", {}).get("flops", {})
     share = max(cost, key=float, default=None)
     ratio = "" if share is None else f" The family costs {_of(cost[share])} of a run for every size."
@@ -39,7 +39,9 @@ def experiment(run: RunFigures, summary: Summary) -> Section | None:
             for name, figure in drawings(results).items()
         ],
         tables=[_gaps(found), _costs(found)],
-        notes=[f"{results['device']}, commit {results['commit'][:10]}."],
+        notes=[
+            f"{', '.join(made['device'])}; commits {', '.join(made['commit'])}; made by {', '.join(made['command'])}."
+        ],
     )
 
 

@@ -9,23 +9,26 @@ say so far.
 """
 
 import argparse
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from accordion.config.profile import load_profile
 from accordion.device import device
 from accordion.errors import AccordionError
+from accordion.home import git_commit
 from accordion.observe import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command of the arguments; 0 when all is done, 3 when time ran out, 2 for an error of the user."""
-    given = _parser().parse_args(arguments)
+    call = sys.argv[1:] if arguments is None else list(arguments)
+    given = _parser().parse_args(call)
     try:
-        return _export(given) if given.command == "export" else _run(given)
+        return _export(given) if given.command == "export" else _run(given, call)
     except AccordionError as error:
         say(f"error: {error}")
         return 2
@@ -62,7 +65,7 @@ def _export(given: argparse.Namespace) -> int:
     return 0
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace, call: Sequence[str]) -> int:
     start = time.time()
     import torch
 
@@ -73,7 +76,10 @@ def _run(given: argparse.Namespace) -> int:
     whole = True
     with device(given.device):
         torch.set_num_threads(getattr(given, "threads", 1))
-        place = prepare(profile.study, given.data, given.out, deadline=None if limit is None else start + limit)
+        deadline = None if limit is None else start + limit
+        command = shlex.join(["python", "-m", "accordion.study", *call])
+        about = {"command": command, "commit": given.commit or git_commit()}
+        place = prepare(profile.study, given.data, given.out, **about, deadline=deadline)
         if given.command == "run":
             whole = run_units(place, jobs=given.jobs, threads=given.threads)
             say(f"study: {'all units finished' if whole else 'time ran out'} after {time.time() - start:.0f} s")
@@ -81,7 +87,7 @@ def _run(given: argparse.Namespace) -> int:
             say("study: no seed has both its elastic and its fixed run yet; call again to go on")
             return 3
         out = given.results or given.out / "results"
-        results = conclude(place, out, command=" ".join(["python -m accordion.study", *sys.argv[1:]]), at=given.commit)
+        results = conclude(place, out)
     _say_summary(results["summary"])
     return 0 if whole else 3
 
@@ -94,11 +100,21 @@ def _say_summary(summary: dict[str, Any]) -> None:
         for name in ("text", "mean"):
             line = ", ".join(f"{share}: {_text(gap[name])}" for share, gap in shares.items() if gap)
             say(f"gap of {member} by share of recovery, {name}: {line}")
-    for label, sides in summary["cost"].items():
-        say(f"cost, {label}: {sides}")
+    for line in _costs(summary["cost"]):
+        say(line)
     for name, variant in summary["variants"].items():
         if variant["tax"]:
             say(f"{name}: tax {_text(variant['tax']['mean'])}")
+
+
+def _costs(cost: dict[str, Any]) -> Iterator[str]:
+    """A line for what is compared, in what it is counted, and how much of recovery is counted with it."""
+    for label, sides in cost.items():
+        name = label.replace("_", " ")
+        for side, found in sides.items():
+            shares = {"": found} if "mean" in found else {f", {float(s):.0%} recovery": v for s, v in found.items()}
+            for share, value in shares.items():
+                yield f"cost, {name}, in {side}{share}: {_text(value)}"
 
 
 def _text(value: dict[str, Any]) -> str:

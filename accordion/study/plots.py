@@ -34,7 +34,9 @@ def drawings(results: Figures) -> dict[str, Figure]:
     if summary["variants"]:
         drawn["variants"] = _variants(summary)
     for figure in drawn.values():
-        figure.suptitle(f"{results['device']}, seeds {summary['seeds']}, 95 % intervals by t", fontsize=9)
+        figure.suptitle(
+            f"{', '.join(results['made']['device'])}, seeds {summary['seeds']}, 95 % intervals by t", fontsize=9
+        )
         figure.tight_layout()
         plt.close(figure)  # it can still be saved
     return drawn

@@ -207,21 +207,26 @@ def newest_checkpoint(root: Path, identity: Mapping[str, Any]) -> Snapshot | Non
             continue
         if manifest.config != dict(identity):
             raise ArtifactError(
-                f"{folder}: belongs to another run ({'; '.join(_differences(manifest.config, dict(identity)))}); "
+                f"{folder}: belongs to another run ({'; '.join(differences(manifest.config, dict(identity)))}); "
                 f"use the settings and data it was made with, or remove {root} to start over"
             )
         return Snapshot.read(folder)
     return None
 
 
+def newest_step(root: Path) -> int:
+    """The step of the newest checkpoint by its name alone, 0 where there is none: for an estimate of what is left."""
+    return max((int(path.name.removeprefix(PREFIX)) for path in _checkpoints(root)), default=0)
+
+
 def _checkpoints(root: Path) -> list[Path]:
     return sorted(path for path in root.glob(f"{PREFIX}*") if path.is_dir())
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """`key: old value -> new value` for each leaf in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
-        found = (_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys)
+        found = (differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys)
         return [line for lines in found for line in lines]
     return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

@@ -217,8 +217,13 @@ def _validation(config: PretrainConfig, shards: Path) -> list[Batch]:
 def judge(
     model: Model, trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Batch]
 ) -> dict[str, Any]:  # fmt: skip
-    """Validation losses of the trained model, the baseline and the family, and the speed of the run."""
-    with precision(config, trainer.device):
+    """Validation losses of the trained model, the baseline and the family, and the speed of the run.
+
+    Raises:
+        OutOfMemory: names the settings to lower.
+    """
+    read = f"pretrain.validation_sequences (now {config.validation_sequences})"
+    with enough_memory(f"lower {read}, pack.sequence or the model's sizes"), precision(config, trainer.device):
         full = validation_losses(model, data)
         members = [
             judge_member(model, member, data, full)

@@ -50,6 +50,11 @@ def workers(of: subprocess.Popen[str]) -> list[psutil.Process]:
     pytest.fail(f"no two processes trained within five minutes (exit status {of.poll()})")
 
 
+def saved(folder: Path) -> set[str]:
+    """The unfinished units of which there is a checkpoint."""
+    return {path.parent.name for path in (folder / "out" / "partial").glob("*/step-*")}
+
+
 def test_a_killed_or_stopped_experiment_keeps_its_units_and_leaves_nobody_behind(
     study: Callable[[], subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -59,8 +64,7 @@ def test_a_killed_or_stopped_experiment_keeps_its_units_and_leaves_nobody_behind
     first.communicate()
     _, alive = psutil.wait_procs(left, timeout=60)
     assert not alive
-    saved = {path.name for path in (tmp_path / "out" / "partial").iterdir()}
-    assert saved == {"elastic_seed0", "fixed_seed0"}
+    assert saved(tmp_path) == {"elastic_seed0", "fixed_seed0"}
 
     second = study()
     left = workers(second)
@@ -70,3 +74,25 @@ def test_a_killed_or_stopped_experiment_keeps_its_units_and_leaves_nobody_behind
     assert "elastic_seed0: goes on after step" in said and "fixed_seed0: goes on after step" in said
     assert "error: study: stopped by SIGTERM; the units at hand are saved; run it again to go on" in said
     assert not psutil.wait_procs(left, timeout=10)[1]
+
+
+@pytest.mark.parametrize("how", ["one is killed", "all are told to end"])
+def test_when_a_process_ends_so_does_the_experiment_and_units_are_saved(
+    study: Callable[[], subprocess.Popen[str]], tmp_path: Path, how: str
+) -> None:
+    run = study()
+    left = workers(run)
+    if how == "one is killed":  # as for its memory
+        left[0].kill()
+    else:  # as a scheduler does that takes the machine back
+        for process in (run, *left):
+            process.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 2
+    assert not psutil.wait_procs(left, timeout=10)[1]
+    if how == "one is killed":
+        assert "error: study: a process that ran a unit was killed (often for memory); the other units at hand" in said
+        assert len(saved(tmp_path)) == 1
+    else:
+        assert "error: study: stopped by SIGTERM; the units at hand are saved; run it again to go on" in said
+        assert saved(tmp_path) == {"elastic_seed0", "fixed_seed0"}

@@ -11,7 +11,7 @@ from tasks._stage import Stage
 
 ROOT = Path(__file__).parent
 COUNT = Stage("count", "toy_stages:count", CountConfig, kind="numbers", gives=("resume",), root=ROOT)
-TOTAL = Stage("total", "toy_stages:total", SumConfig, kind="total", files=("total.txt",), root=ROOT)
+TOTAL = Stage("total", "toy_stages:total", SumConfig, kind="total", files=("*.txt",), root=ROOT)
 SMALL = Resources(cpu="1", mem="256Mi")
 
 

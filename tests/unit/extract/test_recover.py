@@ -7,12 +7,13 @@ import torch
 
 from accordion.config.extract import ExtractConfig, RecoverConfig
 from accordion.config.pretrain import MemberSpec
-from accordion.errors import DataError
+from accordion.errors import DataError, OutOfMemory
 from accordion.extract import extract
 from accordion.extract.recover import recover
 from accordion.model import Model, load_model, save_model
+from accordion.train.loop import Trainer
 from tests.unit.model.synthetic import small_config
-from tests.unit.train.synthetic_shards import tiny_config, write_shards
+from tests.unit.train.synthetic_shards import LENGTH, tiny_config, write_shards
 
 RUN = tiny_config(batch=8, validation_sequences=8)
 QUICK = RecoverConfig(steps=12, rate=1.0)
@@ -59,3 +60,21 @@ def test_what_is_no_member_and_what_exists_is_refused(place, tmp_path):
         recover(QUICK, run=RUN, member=folder / "policy", shards=folder / "shards", out=tmp_path / "x", name="x")
     with pytest.raises(DataError, match="exists; name a new folder"):
         recover(QUICK, run=RUN, member=folder / "members/small", shards=folder / "shards", out=folder, name="x")
+
+
+def test_memory_that_is_too_small_names_the_setting_to_lower(place, tmp_path, monkeypatch):
+    folder, _ = place
+    given = {"run": RUN, "member": folder / "members/small", "shards": folder / "shards", "name": "x"}
+    monkeypatch.setattr(Trainer, "step", lambda _: torch.empty(2**55))
+    for config, now in ((QUICK, 8), (QUICK.model_copy(update={"batch": 2}), 2)):
+        with pytest.raises(OutOfMemory, match=rf"lower --batch \(now {now}\), or recover a smaller member"):
+            recover(config, out=tmp_path / "x", **given)
+    assert not (tmp_path / "x").exists()
+
+
+def test_recovery_with_a_batch_of_its_own_reads_that_many_sequences(place, tmp_path):
+    folder, _ = place
+    config = RecoverConfig(steps=2, batch=3)
+    figures = recover(config, run=RUN, member=folder / "members/small", shards=folder / "shards", out=tmp_path / "c",
+                      name="small")  # fmt: skip
+    assert 0 < figures["tokens"] <= 2 * 3 * LENGTH

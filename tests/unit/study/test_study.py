@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,17 +17,18 @@ import torch
 from accordion.config.pretrain import ElasticConfig
 from accordion.config.study import StudyConfig
 from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO
-from accordion.errors import ArtifactError, ConfigError, DataError
+from accordion.errors import ArtifactError, ConfigError, DataError, OutOfMemory
 from accordion.home import REPOSITORY
 from accordion.model import SubmodelSpec
 from accordion.model.flops import RowCounts, forward_flops, training_flops
 from accordion.model.sampler import Draw, ElasticSampler
 from accordion.report.deck import deck
+from accordion.study import pool, run
 from accordion.study.__main__ import main
 from accordion.study.data import Resident, ResidentLoader, export
 from accordion.study.figures import interval, summarise
 from accordion.study.run import run_unit
-from accordion.study.speed import parts_of_a_run
+from accordion.study.speed import expected, parts_of_a_run, read_timing, time_steps
 from accordion.study.study import conclude, elastic_study, prepare, read_units, run_units
 from accordion.study.units import Unit, units
 from tests.unit.model.synthetic import small_batch, small_config
@@ -55,12 +59,25 @@ def data(tmp_path_factory):
     return folder / "data"
 
 
+def place_of(config, data, out, commit="abc"):
+    return prepare(config, data, out, command="test", commit=commit)
+
+
 @pytest.fixture(scope="module")
 def done(data, tmp_path_factory):
     """A finished study: its place and its results."""
-    place = prepare(study_config(), data, tmp_path_factory.mktemp("done") / "study")
+    place = place_of(study_config(), data, tmp_path_factory.mktemp("done") / "study")
     assert run_units(place, jobs=1)
-    return place, conclude(place, place.out / "results", command="test")
+    return place, conclude(place, place.out / "results")
+
+
+@pytest.fixture
+def copy(done, tmp_path):
+    """A finished study that a test may change."""
+    place, _ = done
+    for name in ("units", "models"):
+        shutil.copytree(place.out / name, tmp_path / "copy" / name)
+    return dataclasses.replace(place, out=tmp_path / "copy")
 
 
 def test_exported_columns_are_those_of_the_shards(data):
@@ -115,12 +132,12 @@ def test_damaged_and_missing_data_are_named(data, tmp_path):
 
 def prepare_and_run(data, out):
     data.mkdir()
-    run_units(prepare(study_config(), data, out / "study"), jobs=1)
+    run_units(place_of(study_config(), data, out / "study"), jobs=1)
 
 
 def test_the_figures_are_those_of_a_computation_by_hand(done):
     place, results = done
-    found, summary = read_units(place.out), results["summary"]
+    found, summary = read_units(place), results["summary"]
     loss = {name: unit["val_loss"]["text"] for name, unit in found.items() if name != "speed"}
     tax = [loss[f"elastic_seed{seed}"] - loss[f"fixed_seed{seed}"] for seed in (0, 1)]
     assert summary["tax"]["text"]["values"] == pytest.approx(tax)
@@ -150,9 +167,6 @@ def test_the_figures_are_those_of_a_computation_by_hand(done):
     assert {path.name for path in (place.out / "results").iterdir()} == {
         "elastic_study.json", "gaps.png", "losses.png", "variants.png"
     }  # fmt: skip
-    assert {"command", "device", "commit", "versions"} <= set(
-        json.loads((place.out / "results" / "elastic_study.json").read_text())
-    )
 
 
 def test_the_deck_shows_what_the_experiment_says(done):
@@ -167,28 +181,135 @@ def test_one_value_has_no_interval():
     assert interval([2.0]) == {"mean": 2.0, "low": None, "high": None, "values": [2.0]}
 
 
-def test_a_stopped_unit_goes_on_bit_for_bit_and_finished_ones_are_skipped(done, data, tmp_path):
+def test_a_stopped_unit_goes_on_bit_for_bit_and_says_who_worked_on_it(done, data, tmp_path):
     whole, _ = done
-    place = prepare(study_config(), data, tmp_path / "study")
+    place = place_of(study_config(), data, tmp_path / "study", commit="first")
     unit = Unit("elastic", 0)
     stopped = dataclasses.replace(place, deadline=time.time() - 1)
-    assert not run_unit(stopped, unit) and (place.out / "partial" / unit.name).is_dir()
-    assert run_unit(place, unit) and not (place.out / "partial" / unit.name).exists()
+    assert not run_unit(stopped, unit) and list(place.partial(unit).glob("step-*"))
+    place = place_of(study_config(), data, tmp_path / "study", commit="second")
+    assert run_unit(place, unit) and not place.partial(unit).exists()
     ours, theirs = (json.loads(p.result(unit).read_text()) for p in (place, whole))
     assert ours["val_loss"] == theirs["val_loss"] and ours["flops"] == theirs["flops"]
-    place.result(unit).write_text("{}")
-    assert run_unit(place, unit) and place.result(unit).read_text() == "{}"
+    assert ours["weights"] == theirs["weights"] and ours["identity"] == theirs["identity"]
+    assert [made["commit"] for made in ours["made"]] == ["first", "second"]
+    assert {"command", "device", "threads", "torch"} <= set(ours["made"][0])
+
+
+def test_finished_units_are_kept_and_results_say_every_commit_and_command_that_made_them(copy):
+    place = dataclasses.replace(copy, made={**copy.made, "command": "another call", "commit": "other-dirty"})
+    kept, again = Unit("fixed", 0), Unit("scratch", 0, "small")
+    before = place.result(kept).read_bytes()
+    losses = json.loads(place.result(again).read_text())["val_loss"]
+    place.result(again).unlink()
+    assert run_units(place, jobs=1)
+    assert place.result(kept).read_bytes() == before
+    results = conclude(place, place.out / "results")
+    assert results["made"]["commit"] == ["abc", "other-dirty"]
+    assert results["made"]["command"] == ["test", "another call"]
+    assert results["concluded"]["commit"] == "other-dirty"
+    assert results["units"][again.name]["val_loss"] == losses and "identity" not in results["units"][again.name]
+    assert results["units"][again.name]["made"][0]["commit"] == "other-dirty"
+
+
+def test_finished_units_of_other_settings_or_data_are_refused_and_named(copy):
+    fixed = copy.result(Unit("fixed", 0))
+    slower = dataclasses.replace(copy, study=study_config(steps=6))
+    with pytest.raises(ArtifactError, match=r"elastic_seed0\.json: .*settings\.steps: 4 -> 6.* a new --out, or delete"):
+        run_units(slower, jobs=1)
+    with pytest.raises(ArtifactError, match=r"so for \d+ other finished units"):
+        run_units(slower, jobs=1)
+    with pytest.raises(ArtifactError, match=rf"data: '{copy.digest}' -> 'others'"):
+        run_unit(dataclasses.replace(copy, digest="others"), Unit("fixed", 0))
+    with pytest.raises(ArtifactError, match=r"judged\.validation_sequences: 8 -> 12"):
+        conclude(dataclasses.replace(copy, study=study_config(validation_sequences=12)), copy.out / "results")
+    ranked = dataclasses.replace(copy, study=study_config(ranking_sequences=8))
+    with pytest.raises(ArtifactError, match=r"judged\.ranking_sequences: 4 -> 8"):
+        run_unit(ranked, Unit("fixed", 0))
+    assert run_unit(ranked, Unit("elastic", 0))  # which ranks nothing
+    for text, why in (("{}", "does not say of which settings"), ("[]", "no figures"), ("{", "not readable")):
+        fixed.write_text(text)
+        with pytest.raises(ArtifactError, match=rf"fixed_seed0\.json: .*{why}"):
+            run_unit(copy, Unit("fixed", 0))
+        assert fixed.read_text() == text
+
+
+def test_a_unit_that_is_run_again_replaces_its_weights_and_recoveries_know_theirs(copy):
+    elastic, recovery = Unit("elastic", 0), Unit("recovery", 0, "small", 0.5)
+    weights = copy.model(elastic.name) / "model.safetensors"
+    first = weights.read_bytes()
+    other = (copy.model("elastic_seed1") / "model.safetensors").read_bytes()
+    weights.write_bytes(other)
+    copy.result(recovery).unlink()
+    with pytest.raises(ArtifactError, match=r"elastic_seed0: not the weights that unit elastic_seed0 made; delete .*"):
+        run_unit(copy, recovery)
+    copy.result(elastic).unlink()
+    assert not pool._ready(copy, recovery)  # though weights lie there
+    assert run_unit(copy, elastic) and weights.read_bytes() == first
+    assert pool._ready(copy, recovery) and run_unit(copy, recovery)
+    figures = json.loads(copy.result(elastic).read_text())
+    copy.result(elastic).write_text(json.dumps({**figures, "weights": "of another run"}))
+    with pytest.raises(ArtifactError, match=r"recovery_small_0\.5_seed0\.json: .*source\.weights: '.*' -> 'of another"):
+        conclude(copy, copy.out / "results")
+
+
+def test_steps_are_timed_once_and_again_only_for_other_settings(copy):
+    timed = json.loads(copy.result("speed").read_text())["kinds"]
+    assert set(timed) == {"fixed", "elastic", "random", "small"}
+    assert all(0 < part["flops"] / part["seconds"] / part["peak_flops"] < 1 for part in timed.values())
+    more = study_config(variants={**VALUES["variants"], "ranked": {"subsets": "ranked"}})
+    with_ranked = dataclasses.replace(copy, study=more)
+    assert set(time_steps(with_ranked)) == {*timed, "ranked"}
+    now = json.loads(copy.result("speed").read_text())["kinds"]
+    assert {name: now[name] for name in timed} == timed
+    assert set(read_timing(copy)["step_seconds"]) == set(timed)  # the study without the new recipe
+    with pytest.raises(ArtifactError, match=r"speed\.json, fixed: .*timed_steps: 1 -> 2"):
+        time_steps(dataclasses.replace(copy, study=study_config(timed_steps=2)))
+    copy.result("speed").write_text(json.dumps({"step_seconds": {"fixed": 1.0}}))
+    with pytest.raises(ArtifactError, match=r"speed\.json: does not say of which settings"):
+        time_steps(copy)
+
+
+def test_the_work_of_a_unit_is_its_steps_and_what_is_judged(copy):
+    timed = {
+        "fixed": 3.0,
+        "elastic": 2.0,
+        "random": 2.5,
+        "small": 1.2,
+    }  # 4 sequences a step: 0.25 and 0.1 s to read one
+    place = dataclasses.replace(copy, out=copy.out / "elsewhere")
+    short = expected(place, Unit("recovery", 0, "small", 0.25), timed)
+    assert (short.training, short.judging) == pytest.approx((1.2, 8 * 0.1))
+    elastic = expected(place, Unit("elastic", 0), timed)
+    assert (elastic.training, elastic.judging) == pytest.approx((8.0, 8 * 0.35))
+    fixed = expected(place, Unit("fixed", 0), timed)
+    assert fixed.judging == pytest.approx(8 * (0.25 + 0.1 + 0.1) + 4 * 0.25)
+    (place.partial(Unit("fixed", 0)) / "step-00000003").mkdir(parents=True)
+    assert expected(place, Unit("fixed", 0), timed).training == pytest.approx(3.0)
+
+
+def test_memory_that_is_too_small_names_the_settings(data, tmp_path, monkeypatch):
+    place = place_of(study_config(), data, tmp_path / "study")
+    monkeypatch.setattr(run, "validation_losses", lambda *_: torch.empty(2**55))
+    with pytest.raises(OutOfMemory, match=r"lower study\.validation_sequences \(now 8\).*--jobs"):
+        run_unit(place, Unit("scratch", 0, "small"))
+    pretrain = place.study.pretrain.model_copy(update={"batch": 2**50})
+    greedy = dataclasses.replace(place, study=place.study.model_copy(update={"pretrain": pretrain}))
+    with pytest.raises(OutOfMemory, match=r"lower study\.pretrain\.batch \(now \d+\), .*study\.pretrain\.model"):
+        run_unit(greedy, Unit("fixed", 0))
+    with pytest.raises(OutOfMemory, match=r"lower study\.pretrain\.batch"):
+        time_steps(greedy)
 
 
 def test_other_settings_are_refused_and_an_unfinished_study_says_what_it_can(done, data, tmp_path):
-    place = prepare(study_config(), data, tmp_path / "study")
+    place = place_of(study_config(), data, tmp_path / "study")
     assert not run_unit(dataclasses.replace(place, deadline=0.0), Unit("fixed", 0))
-    other = prepare(study_config(steps=6), data, tmp_path / "study")
+    other = place_of(study_config(steps=6), data, tmp_path / "study")
     with pytest.raises(ArtifactError, match=r"settings\.steps: 4 -> 6"):
         run_unit(other, Unit("fixed", 0))
     with pytest.raises(DataError, match="no seed has both"):
-        conclude(place, tmp_path / "results", command="test")
-    found = {name: unit for name, unit in read_units(done[0].out).items() if "scratch" not in name and name != "speed"}
+        conclude(place, tmp_path / "results")
+    found = {name: unit for name, unit in read_units(done[0]).items() if "scratch" not in name and name != "speed"}
     summary = summarise(study_config(), found)
     assert summary["members"]["small"]["gap"] is None and "family" not in summary["cost"]
 
@@ -238,10 +359,19 @@ def test_the_stage_exports_runs_and_concludes(tmp_path):
     out, resume = tmp_path / "out", tmp_path / "resume"
     out.mkdir()
     config = study_config(steps=2, variants={}, recovery_shares=(0.5,))
-    metrics = elastic_study(config, out=out, shards=write_shards(tmp_path / "shards"), resume=resume)
+    run = SimpleNamespace(profile="tiny", overrides=["study.timed_steps=1"], commit="abc-dirty")
+    metrics = elastic_study(config, out=out, shards=write_shards(tmp_path / "shards"), resume=resume, run=run)
     assert metrics["seeds"] == 2 and (out / "elastic_study.json").is_file() and (out / "gaps.png").is_file()
     assert 0 < metrics["flops_ratio"]["0"] < metrics["flops_ratio"]["0.5"] and set(metrics["gap"]) == {"small"}
-    assert set(metrics.pop("speed")) == {"seconds_ratio"} and "seconds" not in json.dumps(metrics)
+    speed = metrics.pop("speed")
+    assert set(speed) == {"seconds_ratio", "flops_utilisation"} and "seconds" not in json.dumps(metrics)
+    assert all(0 < share < 1 for share in speed["flops_utilisation"].values())
+    made = json.loads((out / "elastic_study.json").read_text())["made"]
+    assert made["commit"] == ["abc-dirty"]
+    assert made["command"] == [
+        "pyflyte -c flyte.config run workflows/elastic_study.py elastic_study --profile tiny "
+        """--overrides '["study.timed_steps=1"]'"""
+    ]
 
 
 def test_the_experiment_needs_few_libraries():
@@ -267,7 +397,10 @@ def test_the_command_says_what_is_wrong_and_goes_on_when_time_ran_out(data, tmp_
     assert main(["run", *call, "--time-limit", "0"]) == 3
     assert "call again to go on" in capsys.readouterr().err
     assert main(["run", *call]) == 0
-    assert "tax, text" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "tax, text" in said and "{" not in said
+    assert len(re.findall(r"^cost, family, in (?:flops|seconds), (?:0|50)% recovery: [\d.]+ \[", said, re.M)) == 4
+    assert len(re.findall(r"^cost, elastic of fixed, in (?:flops|seconds): [\d.]+ \[", said, re.M)) == 2
     assert main(["conclude", *call, "--results", str(tmp_path / "results")]) == 0
     assert (tmp_path / "results" / "elastic_study.json").is_file()
     call[3] = str(tmp_path / "nothing")

@@ -15,7 +15,7 @@ from accordion.config.retrieval import DistilConfig
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.device import device, training_device
-from accordion.errors import ArtifactError, ConfigError, Interrupted, TrainingDiverged
+from accordion.errors import ArtifactError, ConfigError, Interrupted, OutOfMemory, TrainingDiverged
 from accordion.model import SubmodelSpec, load_model, save_model
 from accordion.observe import listening
 from accordion.store.manifest import Manifest
@@ -392,3 +392,9 @@ def test_loads_of_the_experts_are_among_the_figures(shards):
 def test_the_speed_of_a_run_names_its_share_of_what_the_machine_can_do(tmp_path, shards):
     _, metrics = run(tmp_path, tiny_config(steps=3), shards, "speed")
     assert 0 < metrics["speed"]["flops_utilisation"] < 1 and metrics["speed"]["flops_per_second"] > 0
+
+
+def test_memory_that_is_too_small_for_judging_names_the_settings_to_lower(tmp_path, shards, monkeypatch):
+    monkeypatch.setattr("accordion.train.pretrain.validation_losses", lambda *_: torch.empty(2**55))
+    with pytest.raises(OutOfMemory, match=r"lower pretrain\.validation_sequences \(now 64\), pack\.sequence or"):
+        run(tmp_path, tiny_config(steps=1), shards, "judged")
