@@ -117,6 +117,38 @@ class Engine(ABC):
         """A plain model with all weights, on every process; every process calls it."""
 
 
+class Used:
+    """Which weights outside of the layers of a model in FSDP2 got a gradient in a step, on any process.
+
+    A weight that nobody used has a gradient of zeros there, under which momentum and weight decay would move it.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.names = [name for name, _ in model.named_parameters() if not name.startswith("layers.")]
+        self._here: set[str] = set()
+        self._watched: dict[str, Tensor] = {}
+        self._anywhere = torch.zeros(0)
+        model.register_forward_pre_hook(lambda model, _: self._watch(model))
+
+    def _watch(self, model: nn.Module) -> None:
+        """Before the model is run FSDP puts whole weights into it, which are others than those of the optimizer."""
+        for name in self.names:
+            weight = model.get_parameter(name)
+            if self._watched.get(name) is not weight:
+                weight.register_hook(lambda _, name=name: self._here.add(name))
+                self._watched[name] = weight
+
+    def share(self, device: torch.device) -> None:
+        """After a backward pass: tell the others, and hear from them; no host waits for it."""
+        self._anywhere = torch.tensor([name in self._here for name in self.names], dtype=torch.uint8, device=device)
+        torch.distributed.all_reduce(self._anywhere, op=torch.distributed.ReduceOp.MAX)
+        self._here.clear()
+
+    def nowhere(self) -> list[str]:
+        """The weights that no process used."""
+        return [name for name, used in zip(self.names, self._anywhere.tolist(), strict=True) if not used]
+
+
 class PlainEngine(Engine):
     """Plain PyTorch: one process; or several with a copy each (DDP) or a share each (FSDP2)."""
 
@@ -125,6 +157,7 @@ class PlainEngine(Engine):
         self.model = Model(shape, seed=config.seed).train().to(device)
         self.model.flex = flex_from(config, device)
         shell = Shell(self.model)
+        self._used: Used | None = None
         if config.parallel.shard:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
@@ -132,7 +165,9 @@ class PlainEngine(Engine):
             mesh = init_device_mesh(device.type, (ranks.count,))
             for layer in self.model.layers:
                 fully_shard(layer, mesh=mesh)
-            fully_shard(shell, mesh=mesh)
+            # ranks read different modalities: who had no use for a weight adds zeros to the gradient of those who had
+            fully_shard(shell, mesh=mesh).set_reduce_scatter_unused_params(True, recurse=False)
+            self._used = Used(self.model)
             self.run = shell
         elif ranks.count > 1:
             # a layer that no row of this process keeps gets its gradient from the others
@@ -140,6 +175,12 @@ class PlainEngine(Engine):
         else:
             self.run = shell
         self.optimizer = build_optimizer(self.model, config)
+
+    def backward(self, total: Tensor) -> None:
+        """See `Engine`."""
+        super().backward(total)
+        if self._used is not None:
+            self._used.share(total.device)
 
     def zero(self) -> None:
         """See `Engine`."""
@@ -161,6 +202,8 @@ class PlainEngine(Engine):
         """See `Engine`."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        for name in self._used.nowhere() if self._used is not None else ():
+            self.model.get_parameter(name).grad = None
         self.optimizer.step()
 
     def tensors(self) -> tuple[Tensors, Tensors]:

@@ -142,7 +142,7 @@ def long_loader(config: PretrainConfig, shards: Path, *, rank: int = 0, ranks: i
     """The batches of stage 2: as many positions as those of stage 1; None where there is no stage 2.
 
     Raises:
-        ConfigError: the shards hold no long sequences.
+        ConfigError: the shards hold no long sequences, or a batch cannot be shared out evenly.
     """
     if not config.long_context.share:
         return None
@@ -152,8 +152,15 @@ def long_loader(config: PretrainConfig, shards: Path, *, rank: int = 0, ranks: i
             f"pretrain.long_context.share: {config.long_context.share}, but {shards} holds no long sequences; "
             "set pack.long_sequence and pack again, or the share to 0"
         )
-    batch = max(1, config.batch * meta["sequence"] // sequence_of(meta, LONG))
-    _check_positions(config, sequence_of(meta, LONG))
+    length = sequence_of(meta, LONG)
+    batch = max(1, config.batch * meta["sequence"] // length)
+    if batch % ranks:
+        raise ConfigError(
+            f"pretrain.long_context: its steps read {batch} sequences of {length} positions, for pretrain.batch "
+            f"({config.batch}) of {meta['sequence']}, which is no multiple of the {ranks} processes that read "
+            "different ones; raise pretrain.batch, start fewer processes, or set the share to 0"
+        )
+    _check_positions(config, length)
     return ShardLoader(shards, LONG, batch=batch, seed=config.seed, rank=rank, ranks=ranks)
 
 

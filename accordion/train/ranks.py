@@ -22,6 +22,7 @@ from accordion.config.pretrain import PretrainConfig
 from accordion.errors import ConfigError, RankLost
 from accordion.model.balance import Balanced
 from accordion.model.losses import Losses
+from accordion.train.schedule import batch_sizes
 
 LOST = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed")
 
@@ -230,6 +231,12 @@ def _check(config: PretrainConfig, world: int) -> None:
         raise ConfigError(
             f"pretrain.batch: got {config.batch}; wants a multiple of the {readers} processes that read different "
             "sequences"
+        )
+    if uneven := [size for size in batch_sizes(config) if size % readers]:
+        raise ConfigError(
+            f"pretrain.batch_ramp: steps of it read {uneven[0]} sequences, which is no multiple of the {readers} "
+            f"processes that read different ones; make pretrain.batch a multiple of {4 * readers}, start fewer "
+            "processes, or set batch_ramp to 0"
         )
     if parallel.microbatches > config.batch // readers:
         raise ConfigError(

@@ -71,3 +71,10 @@ def ramped(step: int, *, steps: int, batch: int) -> int:
     if step >= steps:
         return batch
     return max(1, round(batch * RAMP[step * len(RAMP) // steps]))
+
+
+def batch_sizes(config: PretrainConfig) -> list[int]:
+    """How many sequences of the usual length the steps of the run read, each number once, smallest first."""
+    ramp = round(config.steps * config.batch_ramp)
+    rising = {ramped(step, steps=ramp, batch=config.batch) for step in range(min(ramp, config.first_steps))}
+    return sorted(rising | {config.batch})

@@ -102,6 +102,23 @@ class _Row:
         self.text(left)
         return self.columns
 
+    def fill_with(self, drawn: bool, heard: bool) -> dict[str, torch.Tensor]:
+        self.document = 0
+        self.text(3)
+        if drawn:
+            self.vision(1, IMAGE)
+            self.document = 1
+            self.vision(FRAMES, VIDEO)
+        if heard:
+            self.audio(3)
+        if self.seeing:
+            self.columns["patch_pixels"] = self.draw(256, self.length, 48).byte()
+            self.columns["patch_latent"].normal_(generator=self.generator)
+            self.look(1, IMAGE)
+        self.document += 1
+        self.text(self.length - self.at)
+        return self.columns
+
 
 def small_batch(rows: int = 4, length: int = 48, seed: int = 0, *, seeing: bool = False) -> Batch:
     """`rows` packed sequences; each holds text, an image, a video clip and audio, and some end with padding.
@@ -110,4 +127,14 @@ def small_batch(rows: int = 4, length: int = 48, seed: int = 0, *, seeing: bool 
     """
     generator = torch.Generator().manual_seed(seed)
     filled = [_Row(length, generator, seeing).fill(padding=(row % 3) * 2) for row in range(rows)]
+    return Batch.from_columns({name: torch.stack([row[name] for row in filled]) for name in filled[0]})
+
+
+def sparse_batch(rows: int, length: int = 48, seed: int = 0) -> Batch:
+    """Packed sequences, two thirds of which are text alone; the others are drawn or heard and seen, in turn."""
+    generator = torch.Generator().manual_seed(seed)
+    filled = [
+        _Row(length, generator, seeing=row % 6 == 5).fill_with(drawn=row % 6 == 4, heard=row % 6 == 5)
+        for row in range(rows)
+    ]
     return Batch.from_columns({name: torch.stack([row[name] for row in filled]) for name in filled[0]})

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from accordion.config.pretrain import ElasticConfig, MemberSpec, ModelShape, OptimizerConfig, PretrainConfig
-from accordion.data.batch import COLUMNS, Columns
+from accordion.data.batch import COLUMNS, Batch, Columns
 from tests.shard_files import write_datasets
-from tests.unit.model.synthetic import SIZES, small_batch
+from tests.unit.model.synthetic import SIZES, small_batch, sparse_batch
 
 LENGTH = 48
 
@@ -18,14 +20,36 @@ def write_shards(folder: Path, sequences: int = 24) -> Path:
 
 def small_columns(rows: int, seed: int) -> Columns:
     """Columns (rows,S,...) of a small batch, in the dtypes of the shards."""
-    batch = small_batch(rows=rows, length=LENGTH, seed=seed)
+    return columns_of(small_batch(rows=rows, length=LENGTH, seed=seed))
+
+
+def columns_of(batch: Batch) -> Columns:
+    """The columns of a batch, in the dtypes of the shards."""
     return {name: getattr(batch, name).numpy().astype(kind) for name, (_, kind) in COLUMNS.items()}
 
 
-def write_columns(folder: Path, splits: Mapping[str, Columns]) -> Path:
+def doubled(columns: Columns) -> Columns:
+    """Half as many sequences, twice as long."""
+    rows = len(columns["modality"]) // 2
+    double = {name: np.concatenate([part[:rows], part[rows:]], 1) for name, part in columns.items()}
+    for name, last in (("document", 4), ("group", 100), ("patch", LENGTH)):  # the second half goes on counting
+        half = double[name][:, LENGTH:]
+        half[half >= 0] += last
+    return double
+
+
+def write_sparse_shards(folder: Path) -> Path:
+    """Sequences of usual and of double length, most of them text alone, some with images and clips to understand."""
+    train = columns_of(sparse_batch(rows=24, length=LENGTH))
+    val = columns_of(small_batch(rows=8, length=LENGTH, seed=1, seeing=True))
+    long = doubled(columns_of(sparse_batch(rows=24, length=LENGTH, seed=2)))
+    return write_columns(folder, {"train": train, "val": val, "long": long}, understanding=True)
+
+
+def write_columns(folder: Path, splits: Mapping[str, Columns], **facts: bool) -> Path:
     """Write each split's columns as its only dataset."""
-    facts = {"sequence": LENGTH, **SIZES}
-    return write_datasets(folder, facts, {split: {"all": columns} for split, columns in splits.items()})
+    known = {"sequence": LENGTH, **SIZES, **facts}
+    return write_datasets(folder, known, {split: {"all": columns} for split, columns in splits.items()})
 
 
 def tiny_config(**changes) -> PretrainConfig:

@@ -23,7 +23,7 @@ from accordion.train.loop import TIMES, PosteriorScale, Trainer
 from accordion.train.pretrain import long_loader, pretrain
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import validation_batches
-from tests.unit.train.synthetic_shards import LENGTH, small_columns, tiny_config, write_columns, write_shards
+from tests.unit.train.synthetic_shards import doubled, small_columns, tiny_config, write_columns, write_shards
 
 
 @pytest.fixture
@@ -292,12 +292,11 @@ def test_unigram_losses_are_the_entropies_of_the_marginals(shards):
 @pytest.fixture
 def staged(tmp_path):
     """Shards with long sequences, twice as long as the others."""
-    long = small_columns(12, seed=5)
-    double = {name: np.concatenate([part[:6], part[6:]], 1) for name, part in long.items()}
-    for name, last in (("document", 4), ("group", 100)):  # the second half goes on counting
-        half = double[name][:, LENGTH:]
-        half[half >= 0] += last
-    splits = {"train": small_columns(24, seed=0), "val": small_columns(8, seed=1), "long": double}
+    splits = {
+        "train": small_columns(24, seed=0),
+        "val": small_columns(8, seed=1),
+        "long": doubled(small_columns(12, seed=5)),
+    }
     return write_columns(tmp_path / "staged", splits)
 
 

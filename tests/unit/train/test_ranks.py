@@ -2,22 +2,26 @@
 
 import json
 import shutil
+from contextlib import closing
+from itertools import islice
 
 import pytest
 import torch
 
 from accordion.config.pretrain import ParallelConfig, PretrainConfig, model_config
+from accordion.data.batch import TEXT
+from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.errors import ConfigError
 from accordion.model import load_model
 from accordion.train.__main__ import main
 from accordion.train.checkpoint import Snapshot
 from accordion.train.loop import Trainer
-from accordion.train.pretrain import pretrain
+from accordion.train.pretrain import long_loader, pretrain
 from accordion.train.ranks import joined
 from tests.unit.train import rank_work
 from tests.unit.train.ranks import on_ranks
-from tests.unit.train.synthetic_shards import tiny_config, write_shards
+from tests.unit.train.synthetic_shards import tiny_config, write_shards, write_sparse_shards
 
 STEPS = 10
 
@@ -47,6 +51,27 @@ def alone(shards, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory):
+    """Shards most of whose sequences are text alone."""
+    return write_sparse_shards(tmp_path_factory.mktemp("data") / "sparse")
+
+
+def staged(**changes) -> PretrainConfig:
+    """A batch that grows from one sequence a process, then long sequences, by a model that understands images."""
+    seeing = {**tiny_config().model.model_dump(), "vit_layers": 1, "vit_width": 32}
+    stages = {"seed": 4, "model": seeing, "batch": 8, "batch_ramp": 0.5, "long_context": {"share": 0.2}}
+    return PretrainConfig.parse({**config().model_dump(), **stages, **changes})
+
+
+@pytest.fixture(scope="module")
+def sparse_alone(sparse, tmp_path_factory):
+    """The run of such shards on one process with the plain engine."""
+    folder = tmp_path_factory.mktemp("sparse")
+    on_ranks(1, rank_work.train, staged(), sparse, folder / "out", folder / "resume")
+    return folder
+
+
 def curves(folder) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
 
@@ -65,7 +90,7 @@ def assert_same_run(one, other, tolerance: float = 1e-4) -> None:
         if name.endswith("/step"):
             assert torch.equal(tensor, right.tensors["optimizer"][name]), name
     assert left.facts["running_losses"] == pytest.approx(right.facts["running_losses"], rel=tolerance)
-    for fact in ("step", "tokens", "flops", "loader"):
+    for fact in ("step", "tokens", "flops", "loader", "long_loader"):
         assert left.facts[fact] == right.facts[fact]
 
 
@@ -86,6 +111,20 @@ def assert_same_run(one, other, tolerance: float = 1e-4) -> None:
 def test_any_engine_and_number_of_processes_is_the_plain_run(shards, alone, tmp_path, count, changes):
     on_ranks(count, rank_work.train, config(**changes), shards, tmp_path / "out", tmp_path / "resume")
     assert_same_run(alone / "out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"parallel": {"shard": True}}, {"engine": "megatron", "parallel": {"expert": 2}}],
+    ids=["ddp", "fsdp2", "expert-2"],
+)
+def test_ranks_that_read_different_modalities_train_what_one_process_trains(sparse, sparse_alone, tmp_path, changes):
+    with closing(ShardLoader(sparse, "train", batch=2, seed=staged().seed)) as loader:
+        text = [(batch.modality == TEXT).all(1).tolist() for batch in islice(loader, 2)]  # of the first two steps
+    assert text == [[False, True], [True, True]]
+    parallel = {**changes.get("parallel", {}), "patience": 60.0}
+    on_ranks(2, rank_work.train, staged(**{**changes, "parallel": parallel}), sparse, tmp_path / "out", tmp_path / "r")
+    assert_same_run(sparse_alone / "out", tmp_path / "out")
 
 
 PIPELINE = {"pipeline": 2, "microbatches": 2}
@@ -148,12 +187,24 @@ def test_a_distributed_checkpoint_is_read_by_any_number_of_ranks(tmp_path):
         ({"engine": "megatron", "parallel": {**PIPELINE, "expert": 2}}, 2, r"expert: got 2, .* 1 processes of a stage"),
         ({"engine": "megatron", "parallel": {"pipeline": 2, "microbatches": 5}}, 2, r"microbatches: got 5, .* reads 4"),
         ({"batch": 4}, 3, r"pretrain\.batch: got 4; wants a multiple of the 3"),
+        (
+            {"batch": 8, "batch_ramp": 0.5},
+            4,
+            r"pretrain\.batch_ramp: steps of it read 2 .* of the 4 .* pretrain\.batch a multiple of 16, start fewer",
+        ),
     ],
 )
 def test_a_number_of_processes_that_does_not_fit_is_refused(monkeypatch, changes, world, message):
     monkeypatch.setenv("WORLD_SIZE", str(world))
     with pytest.raises(ConfigError, match=message), joined(config(**changes), rank_work.CPU):
         pass
+
+
+def test_long_sequences_that_cannot_be_shared_out_are_refused_before_the_first_step(sparse):
+    with pytest.raises(
+        ConfigError, match=r"pretrain\.long_context: its steps read 4 .* of 96 .* \(8\) of 48, .* the 8"
+    ):
+        long_loader(staged(batch_ramp=0), sparse, rank=0, ranks=8)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from accordion.config.pretrain import PretrainConfig
-from accordion.train.schedule import conditions, ramped, warmup_stable_decay
+from accordion.train.schedule import batch_sizes, conditions, ramped, warmup_stable_decay
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -45,6 +45,18 @@ def test_stage_two_goes_on_at_the_stable_rate_where_stage_one_does_not_fall():
 def test_a_ramp_never_reads_nothing_and_none_is_the_whole_batch():
     assert [ramped(step, steps=3, batch=2) for step in range(5)] == [1, 1, 2, 2, 2]
     assert ramped(0, steps=0, batch=8) == 8 and ramped(0, steps=10, batch=1) == 1
+
+
+def test_the_sizes_of_a_run_are_those_that_its_steps_read():
+    for ramp, share, wanted in (
+        (0.0, 0.0, {16}),
+        (0.3, 0.25, {4, 8, 12, 16}),
+        (0.1, 0.0, {4, 16}),
+        (1.0, 0.5, {4, 8, 16}),
+    ):
+        config = PretrainConfig.parse({"steps": 10, "batch": 16, "batch_ramp": ramp, "long_context": {"share": share}})
+        read = {conditions(config, step).batch for step in range(10)}
+        assert batch_sizes(config) == sorted(read | {16}) == sorted(wanted)
 
 
 def test_a_step_beyond_the_last_is_like_the_last():
