@@ -100,10 +100,11 @@ def _known(place: Place) -> dict[str, dict[str, Any]]:
     path = place.result(SPEED)
     if not path.is_file():
         return {}
-    found = read_json(path).get("kinds")
-    if not isinstance(found, dict):
+    held = read_json(path)
+    if "kinds" not in held:
         check_identity(str(path), None, {})
-    known = {}
+    found = held["kinds"]
+    known: dict[str, dict[str, Any]] = {}
     for name, unit in kinds(place.study).items():
         if name in found:
             check_identity(f"{path}, {name}", found[name].get("identity"), _identity(place, unit))
