@@ -1,6 +1,7 @@
-"""`python -m model_registry history|promote|rollback`: the registry from the command line."""
+"""`python -m model_registry history|promote|rollback|register-member`: the registry from the command line."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -52,6 +53,32 @@ def rollback(profile: ProfileOption = "smoke", reason: ReasonOption = "", server
     model = settings.register_model.model
     version, changed = go_back(mlflow, model, reason=reason, serve=_serve(settings, server))
     typer.echo(f"{model}: version {version} is champion" + ("" if changed else " (already rolled back)"))
+
+
+@app.command("register-member")
+def register_member(
+    folder: Annotated[Path, typer.Argument(help="A member: cut by hand, found by a search, or recovered.")],
+    name: Annotated[str | None, typer.Option(help="Of its size; the folder's when not given.")] = None,
+    profile: ProfileOption = "smoke",
+) -> None:
+    """Register one member of the family, linked to the full model it was cut from.
+
+    Example: `python -m model_registry register-member better --name small-recovered`
+    """
+    from accordion.lookup import store, versions
+    from model_registry.members import register_member as register
+    from tasks._run import git_commit
+    from tasks._tracking import client, experiment, source_tags, tracking_uri
+
+    settings, commit = load_profile(profile), git_commit()
+    uri = tracking_uri(settings.runtime)
+    mlflow = client(uri)
+    version, new = register(
+        settings.register_family, member=folder, name=name or folder.resolve().name, client=mlflow, store=store(),
+        versions=versions(), experiment=experiment(mlflow, uri, Path(profile).stem),
+        tags={"git_commit": commit, **source_tags("model_registry", commit)},
+    )  # fmt: skip
+    typer.echo(f"{version.name}: version {version.version}" + ("" if new else " (it was already registered)"))
 
 
 @app.command()

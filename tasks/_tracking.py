@@ -55,22 +55,22 @@ def source_tags(name: str, commit: str) -> dict[str, str]:
 def start_parent(uri: str, profile: str, run_id: str, tags: Mapping[str, str]) -> str:
     """Open the parent run of an execution; parents that a killed execution left open are closed as KILLED."""
     mlflow = client(uri)
-    name = f"accordion-{profile}"
-    experiment = mlflow.get_experiment_by_name(name)
-    if experiment is None:
-        location = None if uri.startswith("http") else (home() / "mlflow" / "artifacts").as_uri()
-        identity = mlflow.create_experiment(
-            name,
-            artifact_location=location,
-            tags={"mlflow.note.content": f"Runs of the whole pipeline with profile {profile}."},
-        )
-    else:
-        identity = experiment.experiment_id
-        for left in mlflow.search_runs([identity], "attributes.status = 'RUNNING'", max_results=50):
-            mlflow.set_terminated(left.info.run_id, "KILLED")
+    identity = experiment(mlflow, uri, profile)
+    for left in mlflow.search_runs([identity], "attributes.status = 'RUNNING'", max_results=50):
+        mlflow.set_terminated(left.info.run_id, "KILLED")
     note = f"Profile `{profile}`, run `{run_id}`. Each stage that was executed is a child run; cached ones have none."
     run = mlflow.create_run(identity, run_name=f"{profile} {run_id}", tags={"mlflow.note.content": note, **tags})
     return run.info.run_id
+
+
+def experiment(mlflow: Any, uri: str, profile: str) -> str:
+    """Id of the experiment that holds the runs of a profile; made when it is not there."""
+    name = f"accordion-{profile}"
+    if (found := mlflow.get_experiment_by_name(name)) is not None:
+        return str(found.experiment_id)
+    location = None if uri.startswith("http") else (home() / "mlflow" / "artifacts").as_uri()
+    note = f"Runs of the whole pipeline with profile {profile}."
+    return str(mlflow.create_experiment(name, artifact_location=location, tags={"mlflow.note.content": note}))
 
 
 class StageTracker:

@@ -18,6 +18,8 @@ STAGE = Stage(
 
 
 @STAGE.task(requests=Resources(cpu="1", mem="1Gi"))
-def register_family(run: Run, config: str, policy: Artifact, family: Artifact) -> Artifact:
-    """Make model versions of the full model and of each member cut from it."""
-    return STAGE.run(run, config, policy=policy, family=family)
+def register_family(
+    run: Run, config: str, policy: Artifact, family: Artifact, search: Artifact | None = None
+) -> Artifact:
+    """Make model versions of the full model and of each member cut from it or found in it."""
+    return STAGE.run(run, config, policy=policy, family=family, search=search)

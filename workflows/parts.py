@@ -48,12 +48,12 @@ def family_only(
     profile: str = "smoke",
     overrides: list[str] = [],  # noqa: B006 - Flyte wants a value
 ) -> str:
-    """A family from an elastic model that is already there: its named members, registered, and a search for more."""
+    """A family from an elastic model that is already there: its named members and those a search finds, registered."""
     plan = configure(profile=profile, overrides=overrides)
     run = plan.run
     whole = existing(run=run, reference=policy, kind="policy")
     packed = existing(run=run, reference=shards, kind="shards")
     family = extract(run=run, config=plan.extract, policy=whole, shards=packed)
-    sizes = register_family(run=run, config=plan.register_family, policy=whole, family=family)
     found = search(run=run, config=plan.search, policy=whole, shards=packed)
-    return report(run=run, artifacts=[family, sizes, found])
+    sizes = register_family(run=run, config=plan.register_family, policy=whole, family=family, search=found)
+    return report(run=run, artifacts=[family, found, sizes])

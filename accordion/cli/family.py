@@ -15,32 +15,50 @@ Shards = Annotated[str | None, typer.Option(help="Packed data; when not given, w
 @app.command()
 def extract(
     out: Annotated[Path, typer.Argument(help="New folder for the sub-model.")],
-    layers: Annotated[int, typer.Option(help="Layers to keep.")],
-    experts: Annotated[int, typer.Option(help="Experts to keep in each layer.")],
-    top_k: Annotated[int, typer.Option(help="Experts active for each token.")],
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers to keep; all when not given.")] = None,
+    experts: Annotated[int | None, typer.Option(min=1, help="Experts to keep in each layer; all if not given.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Experts active for each token; as in the full model.")
+    ] = None,
+    spec: Annotated[
+        Path | None, typer.Option(help="JSON file in place of these: layers; experts and top_k of each layer.")
+    ] = None,
     policy: Policy = "policy",
     huggingface: Annotated[bool, typer.Option(help="Also write its text path for transformers.")] = False,
     context: Annotated[int, typer.Option(help="Longest sequence, as transformers are told.")] = 2048,
 ) -> None:
     """Cut a sub-model out of the full model: an ordinary model of its own, with the same weights.
 
-    Example: `accordion extract small --layers 6 --experts 8 --top-k 2`
+    Examples: `accordion extract small --layers 6 --experts 8 --top-k 2`, `accordion extract mine --spec mine.json`
     """
     from accordion.errors import ConfigError
-    from accordion.extract.family import extract_member
     from accordion.extract.huggingface import obstacle
+    from accordion.extract.member import extract_member, weights_digest
+    from accordion.extract.spec import read_spec
     from accordion.lookup import open_verified
     from accordion.model import SubmodelSpec, parameter_counts
     from accordion.model.files import read_config
 
+    sizes = {"--layers": layers, "--experts": experts, "--top-k": top_k}
+    given = [name for name, value in sizes.items() if value is not None]
+    if (spec is None) == (not given):
+        raise ConfigError(
+            f"accordion extract: got {' and '.join([*given, '--spec'] if given else ['nothing to keep'])}; "
+            "wants any of --layers, --experts and --top-k, or --spec FILE alone"
+        )
     folder = open_verified(policy)
     full = read_config(folder)
-    spec = SubmodelSpec.nested(full, layers=layers, experts=experts, top_k=top_k)
-    if huggingface and (why := obstacle(spec.config(full))) is not None:
+    if spec is not None:
+        kept = read_spec(spec, full, weights_digest(folder))
+    else:
+        kept = SubmodelSpec.nested(full, layers=layers, experts=experts, top_k=top_k)
+    config = kept.config(full)
+    if huggingface and (why := obstacle(config)) is not None:
         raise ConfigError(f"--huggingface: no such layout for this member: {why}")
-    extract_member(folder, spec, out, context=context if huggingface else None)
-    count, _ = parameter_counts(spec.config(full))
-    typer.echo(f"{out}: {layers} layers, {experts} experts, top-{top_k}, {count:,} parameters")
+    extract_member(folder, kept, out, context=context if huggingface else None)
+    count, _ = parameter_counts(config)
+    widths, uses = (", ".join(map(str, dict.fromkeys(each))) for each in (config.experts, config.top_k))
+    typer.echo(f"{out}: {config.layers} layers, {widths} experts, top-{uses}, {count:,} parameters")
 
 
 @app.command("search-family")

@@ -20,7 +20,7 @@ from accordion.config.extract import BudgetConfig, Cost, SearchConfig
 from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import Batch
 from accordion.errors import ConfigError
-from accordion.extract.family import extract_member
+from accordion.extract.family import write_member
 from accordion.extract.plot import pareto
 from accordion.extract.slicing import cut
 from accordion.model import Model, SubmodelSpec, load_model
@@ -62,7 +62,8 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
     Args:
         policy: folder of the full elastic model.
         shards: packed data; half of the validation sequences drawn steer the search, the others judge its result,
-            so that the losses given for the members found are of sequences that did not choose them.
+            so that the losses given for the members found, here and on their cards, are of sequences that did not
+            choose them.
 
     Returns:
         how many members were tried, how many different ones within the budget were judged, how many are on the
@@ -70,6 +71,7 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
 
     Raises:
         ConfigError: no member fits the budget; the text names the smallest there is.
+        ArtifactError: logits of a member or of the full model are no numbers.
     """
     model = load_model(policy)
     steering, judging = _sequences(shards, config.sequences)
@@ -86,13 +88,10 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
     front = pareto_front(found, config.cost)
     chosen = spread(front, config.members)
     full = validation_losses(model, judging)
-    members = []
-    for number, member in enumerate(chosen, 1):
-        losses = validation_losses(model, judging, member.spec)
-        row = {"name": f"found-{number}", **member.to_json(), "held_out_val_loss": losses}
-        row["held_out_relative_loss"] = relative(losses, full)
-        extract_member(policy, member.spec, out / "members" / str(row["name"]))
-        members.append(row)
+    members = [
+        _write(policy, model, member, out / "members" / f"found-{number}", judging, full)
+        for number, member in enumerate(chosen, 1)
+    ]
     document = {
         "cost": config.cost,
         "budget": config.budget.model_dump(),
@@ -135,6 +134,18 @@ def spread(front: Sequence[Found], count: int) -> list[Found]:
 def relative(losses: dict[str, float], full: dict[str, float]) -> float:
     """Mean over modalities of loss over the full model's loss: nats of different things made comparable."""
     return sum(losses[name] / full[name] for name in full) / len(full)
+
+
+def _write(
+    policy: Path, model: Model, member: Found, folder: Path, judging: Sequence[Batch], full: dict[str, float]
+) -> dict[str, Any]:
+    """Cut a member out, and what search.json says of it."""
+    timed = {name: value for name, value in member.costs.items() if name == "latency_ms"}
+    figures = write_member(policy, model, member.spec, folder, judging, full, **timed)
+    losses = figures["val_loss"]
+    judged = {"held_out_val_loss": losses, "held_out_relative_loss": relative(losses, full)}
+    written = {key: figures[key] for key in ("max_abs_logit_diff", "huggingface")}
+    return {"name": folder.name, **member.to_json(), **judged, **written}
 
 
 class _Judge:

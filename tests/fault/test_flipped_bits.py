@@ -12,7 +12,7 @@ from accordion.config.data import TextTokenizerConfig
 from accordion.config.extract import RecoverConfig
 from accordion.data.tokenizers.text_training import fit
 from accordion.errors import ArtifactError, DataError, ServiceError
-from accordion.extract.family import extract_member
+from accordion.extract.member import extract_member
 from accordion.extract.recover import recover
 from accordion.model import Model, SubmodelSpec, save_model
 from accordion.retrieval.query import query

@@ -144,7 +144,8 @@ def test_a_family_of_an_earlier_run_is_searched_and_registered_on_its_own(pipeli
     given = ("--policy", pipeline.artifact("rl"), "--shards", pipeline.artifact("pack"))
     pipeline.run(workflow=("workflows/parts.py", "family_only", *given))
     assert set(pipeline.summary["stages"]) == {"extract", "register_family", "search", "report"}
-    assert pipeline.executed == {"search", "report"}  # the members were cut by the whole run, from the same policy
+    # the named members were cut by the whole run, from the same policy
+    assert pipeline.executed == {"search", "register_family", "report"}
     found = Store(pipeline.home / "store").open(Artifact.parse(pipeline.artifact("search")))
     document = json.loads((found / "search.json").read_text())
     assert 1 <= len(document["members"]) <= 2 and (found / "pareto.png").stat().st_size > 1000
@@ -153,6 +154,10 @@ def test_a_family_of_an_earlier_run_is_searched_and_registered_on_its_own(pipeli
         Manifest.read(folder).verify(folder)
         assert member["costs"]["parameters"] == sum(weight.numel() for weight in load_model(folder).parameters())
     client = MlflowClient(services.mlflow_url())
+    for member in document["members"]:
+        (version,) = client.search_model_versions(f"name = 'accordion-lm-{member['name']}'")
+        assert version.tags["parent_version"] == "accordion-lm-full/1"
+    assert len(client.search_model_versions("name = 'accordion-lm-small'")) == 1  # registered by the whole run
     runs = [run for e in client.search_experiments() for run in client.search_runs([e.experiment_id])]
     (search,) = (run for run in runs if run.info.run_name == "search")
     assert search.info.status == "FINISHED" and len(client.get_metric_history(search.info.run_id, DRAWN)) >= 2

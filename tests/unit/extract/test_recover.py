@@ -9,8 +9,10 @@ from accordion.config.extract import ExtractConfig, RecoverConfig
 from accordion.config.pretrain import MemberSpec
 from accordion.errors import DataError, OutOfMemory
 from accordion.extract import extract
+from accordion.extract.member import member_figures, origin
 from accordion.extract.recover import recover
 from accordion.model import Model, load_model, save_model
+from accordion.store.manifest import Manifest, identity
 from accordion.train.loop import Trainer
 from tests.unit.model.synthetic import small_config
 from tests.unit.train.synthetic_shards import LENGTH, tiny_config, write_shards
@@ -54,12 +56,33 @@ def test_recovery_lowers_the_training_loss_and_keeps_the_origin(place, tmp_path)
     assert not torch.equal(after.layers[0].moe.router, before.layers[0].moe.router)
 
 
+def test_a_recovered_member_says_what_it_was_recovered_from_and_keeps_its_history(place, tmp_path):
+    folder, _ = place
+    short = QUICK.model_copy(update={"steps": 2})
+    given, shards, before = folder / "members/small", folder / "shards", []
+    for name in ("once", "twice"):
+        recover(short, run=RUN, member=given, shards=shards, out=tmp_path / name, name=name)
+        manifest, spec = Manifest.read(tmp_path / name), origin(tmp_path / name)
+        assert manifest.stage == "recover" and manifest.parents["sub-model"] == identity(given)
+        assert spec["recovery"]["from"] == identity(given) and len(spec["recovery"]["earlier"]) == len(before)
+        card, figures = (tmp_path / name / "README.md").read_text(), member_figures(tmp_path / name)
+        assert identity(given) in card and f"{figures['val_loss_before']['text']:.4f}" in card
+        assert ("Recoveries before that one: 1, of 2 steps" in card) == (name == "twice")
+        before.append(figures["val_loss"])
+        given = tmp_path / name
+    assert member_figures(tmp_path / "twice")["val_loss_before"] == before[0]
+
+
 def test_what_is_no_member_and_what_exists_is_refused(place, tmp_path):
     folder, _ = place
     with pytest.raises(DataError, match="is no extracted member"):
         recover(QUICK, run=RUN, member=folder / "policy", shards=folder / "shards", out=tmp_path / "x", name="x")
     with pytest.raises(DataError, match="exists; name a new folder"):
         recover(QUICK, run=RUN, member=folder / "members/small", shards=folder / "shards", out=folder, name="x")
+    save_model(Model(small_config(), seed=2), tmp_path)
+    with pytest.raises(DataError, match="name the model that it was cut from"):
+        recover(QUICK, run=RUN, member=folder / "members/small", shards=folder / "shards", out=tmp_path / "x",
+                name="x", full=tmp_path)  # fmt: skip
 
 
 def test_memory_that_is_too_small_names_the_setting_to_lower(place, tmp_path, monkeypatch):

@@ -6,9 +6,11 @@ import pytest
 
 from accordion.config.extract import BudgetConfig, SearchConfig
 from accordion.errors import ConfigError
+from accordion.extract.huggingface import obstacle
 from accordion.extract.search import Found, excess, pareto_front, search_family, spread
 from accordion.model import Model, SubmodelSpec, load_model, save_model
 from accordion.model.elastic import parameter_counts
+from accordion.store import Manifest
 from accordion.train.validate import validation_batches, validation_losses
 from tests.unit.model.synthetic import small_config
 from tests.unit.train.synthetic_shards import write_shards
@@ -42,6 +44,7 @@ def test_members_of_the_front_are_written_and_are_what_was_judged(place, tmp_pat
         assert parameter_counts(part.config) == (row["costs"]["parameters"], row["costs"]["active_parameters"])
         judging = validation_batches(place["shards"], 8)
         assert set(validation_losses(part, judging)) == set(row["held_out_val_loss"])
+        assert row["max_abs_logit_diff"] <= 1e-5
 
 
 def test_the_budget_holds_for_every_member_written(place, tmp_path):
@@ -53,6 +56,20 @@ def test_the_budget_holds_for_every_member_written(place, tmp_path):
     for row in figures["members"]:
         assert row["costs"]["active_parameters"] <= budget.active_parameters
         assert (tmp_path / "out" / "members" / row["name"] / "model.safetensors").stat().st_size <= 1.2 * budget.bytes
+
+
+def test_every_member_found_has_a_card_and_where_its_layers_are_alike_a_huggingface_layout(place, tmp_path):
+    figures, document = search(QUICK, place, tmp_path / "out")
+    for row in figures["members"]:
+        folder = tmp_path / "out" / "members" / row["name"]
+        Manifest.read(folder).verify(folder)
+        card = (folder / "README.md").read_text()
+        assert f"# {row['name']}\n" in card and f"{row['costs']['parameters']:,}" in card
+        for losses in (row["held_out_val_loss"], document["held_out_full"]):
+            assert all(f"{loss:.4f}" in card for loss in losses.values())
+        alike = obstacle(load_model(folder).config) is None
+        assert alike == (folder / "huggingface" / "model.safetensors").is_file() == row["huggingface"]
+    assert {row["huggingface"] for row in figures["members"]} == {True, False}  # the search begins with even ones
 
 
 def test_the_same_seed_finds_the_same(place, tmp_path):
@@ -67,6 +84,7 @@ def test_measured_latency_can_be_the_cost(place, tmp_path):
     config = SearchConfig(trials=4, population=2, sequences=2, cost="latency_ms", latency_repeats=1)
     _, document = search(config, place, tmp_path / "out")
     assert all(member["costs"]["latency_ms"] > 0 for member in document["trials"])
+    assert "milliseconds for a sequence" in (tmp_path / "out/members/found-1/README.md").read_text()
 
 
 def test_a_budget_that_nothing_fits_names_the_smallest_member(place, tmp_path):

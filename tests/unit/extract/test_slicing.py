@@ -1,15 +1,20 @@
 """An extracted member equals the supernet run as that member, stands alone, and impossible ones are refused."""
 
+import copy
 import dataclasses
+import math
 
 import pytest
 import torch
 
-from accordion.errors import ConfigError, DataError
-from accordion.extract import cut, extract_member
+from accordion.config.extract import ExtractConfig
+from accordion.config.pretrain import MemberSpec
+from accordion.errors import ArtifactError, ConfigError, DataError
+from accordion.extract import cut, extract, extract_member
 from accordion.extract.family import logit_difference
 from accordion.model import Model, SubmodelSpec, load_model, save_model
 from tests.unit.model.synthetic import small_batch, small_config
+from tests.unit.train.synthetic_shards import write_shards
 
 SPECS = {
     "shallow": {"layers": 3},
@@ -41,6 +46,29 @@ def test_the_comparison_sees_a_changed_weight(model):
     with torch.no_grad():
         part.layers[1].moe.expert_out[0] += 0.1
     assert logit_difference(model, spec, part, small_batch(seed=3)) > 1e-4
+
+
+def test_one_nan_in_the_bias_of_a_head_is_no_exactness(model, tmp_path):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.heads.vision.bias[0] = math.nan  # text, which is compared first, stays whole
+    (tmp_path / "policy").mkdir()
+    save_model(broken, tmp_path / "policy")
+    config = ExtractConfig(members=(MemberSpec(name="tiny", layers=3, experts=4, top_k=2),))
+    with pytest.raises(ArtifactError, match=r"tiny: its vision logits.* NaN or infinity"):
+        extract(config, out=tmp_path, policy=tmp_path / "policy", shards=write_shards(tmp_path / "shards"))
+
+
+def test_a_nan_that_only_the_full_model_uses_is_refused_too(model, tmp_path):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.layers[1].attention.out.weight[0] = math.nan  # of a layer that the member leaves out
+    (tmp_path / "policy").mkdir()
+    save_model(broken, tmp_path / "policy")
+    config = ExtractConfig(members=(MemberSpec(name="tiny", layers=3, experts=4, top_k=2),))
+    assert 1 not in SubmodelSpec.nested(model.config, layers=3).layers
+    with pytest.raises(ArtifactError, match="tiny: a figure is no finite number"):
+        extract(config, out=tmp_path, policy=tmp_path / "policy", shards=write_shards(tmp_path / "shards"))
 
 
 def test_member_on_disk_is_a_model_of_its_own(model, tmp_path):
