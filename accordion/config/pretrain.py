@@ -217,6 +217,10 @@ class ParallelConfig(Settings):
     shard: bool = Field(
         False, description="plain: weights, gradients and optimizer over all ranks (FSDP2), not a copy on each (DDP)"
     )
+    distributed_checkpoint: bool = Field(
+        False, description="megatron: each rank writes its part of weights and moments, and none gathers the model; "
+        "any engine and number of ranks goes on from it"
+    )  # fmt: skip
     patience: float = Field(
         1800, gt=0, description="seconds that a rank waits for another before the run ends with an error and can be "
         "started again; the first one judges every member at the end while the others wait"
@@ -302,6 +306,10 @@ class PretrainConfig(Settings):
             raise ValueError("attention: flex belongs to engine: plain; Megatron-Core's layers take a mask")
         if self.engine == "megatron" and parallel.shard:
             raise ValueError("parallel.shard belongs to engine: plain; Megatron-Core splits its optimizer by itself")
+        if self.engine == "plain" and parallel.distributed_checkpoint:
+            raise ValueError(
+                "parallel.distributed_checkpoint belongs to engine: megatron; the plain engine gathers its checkpoints"
+            )
         if parallel.microbatches > 1 and parallel.pipeline == 1:
             raise ValueError("parallel.microbatches above 1 needs parallel.pipeline above 1, stages to go through")
         for name, what, size in (

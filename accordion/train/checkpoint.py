@@ -2,13 +2,14 @@
 
 A folder `step-00000100/` holds the weights (`model.safetensors`, `config.json`), `optimizer.safetensors`,
 `generators.safetensors`, `state.json`, the curves so far and a manifest with the SHA-256 of each. Nothing is pickled.
+Where every process wrote its own part of weights and optimizer (`parts`), the folder `parts/` stands for those two.
 """
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from accordion.store.manifest import Manifest, describe_files
 KIND = "training-state"
 PREFIX = "step-"
 DAMAGED = "damaged-"
+PARTS = "parts"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, in the shape of their weight; `step` counts its updates
 NAMED = 5  # tensors an error lists
 
@@ -39,11 +41,13 @@ class Snapshot:
         tensors: file stem -> tensor name -> tensor.
         facts: plain JSON: step, loader position, running losses, seconds.
         curves: one line of JSON for each step done.
+        parts: where weights and optimizer lie that every process wrote its part of; None: `tensors` holds them.
     """
 
     tensors: dict[str, dict[str, Tensor]]
     facts: dict[str, Any]
     curves: list[str]
+    parts: Path | None = None
 
     def write(self, folder: Path) -> None:
         """Write the files of the snapshot into `folder`."""
@@ -96,12 +100,7 @@ class Snapshot:
             for name, tensor in tensors.items()
             if not bool(torch.isfinite(tensor).all())
         ]
-        if broken:
-            raise TrainingDiverged(
-                f"step {self.facts['step']}: {len(broken)} tensors are not finite after it "
-                f"({', '.join(broken[:NAMED])}); it is not saved, the checkpoint before it is intact. "
-                "Lower pretrain.optimizer.learning_rate"
-            )
+        refuse_broken(self.facts["step"], broken)
 
     @classmethod
     def read(cls, folder: Path) -> "Snapshot":
@@ -110,6 +109,20 @@ class Snapshot:
             {path.stem: read_tensors(path) for path in sorted(folder.glob("*.safetensors"))},
             json.loads((folder / "state.json").read_text()),
             (folder / "curves.jsonl").read_text().splitlines(),
+            folder / PARTS if (folder / PARTS).is_dir() else None,
+        )
+
+
+def refuse_broken(step: int, broken: Sequence[str]) -> None:
+    """Refuse to save a state of which the tensors named in `broken` are not finite.
+
+    Raises:
+        TrainingDiverged: there are any.
+    """
+    if broken:
+        raise TrainingDiverged(
+            f"step {step}: {len(broken)} tensors are not finite after it ({', '.join(broken[:NAMED])}); it is not "
+            "saved, the checkpoint before it is intact. Lower pretrain.optimizer.learning_rate"
         )
 
 
@@ -126,18 +139,36 @@ def save_checkpoint(root: Path, snapshot: Snapshot, identity: Mapping[str, Any],
         ArtifactError: what is on disk is not what was in memory; the checkpoints before it stay.
     """
     snapshot.check_finite()
-    target = root / f"{PREFIX}{snapshot.facts['step']:08d}"
+    target = step_folder(root, snapshot)
     with atomic_folder(target) as folder:
-        snapshot.write(folder)
-        Manifest(
-            kind=KIND, stage="pretrain", config=dict(identity), parents={}, files=describe_files(folder)
-        ).write(folder)  # fmt: skip
-    Manifest.read(target).verify(target)
-    for old in _checkpoints(root)[:-kept]:
+        seal(folder, snapshot, identity)
+    take_over(target, kept=kept)
+    return target
+
+
+def step_folder(root: Path, snapshot: Snapshot) -> Path:
+    """Where a checkpoint lies."""
+    return root / f"{PREFIX}{snapshot.facts['step']:08d}"
+
+
+def seal(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> None:
+    """Write the snapshot and, last, the manifest of all that is in `folder`."""
+    snapshot.write(folder)
+    files = describe_files(folder)
+    Manifest(kind=KIND, stage="pretrain", config=dict(identity), parents={}, files=files).write(folder)
+
+
+def take_over(newest: Path, *, kept: int) -> None:
+    """Verify the newest checkpoint of a run, and only then drop all but the last `kept`.
+
+    Raises:
+        ArtifactError: what is on disk is not what its manifest says; the checkpoints before it stay.
+    """
+    Manifest.read(newest).verify(newest)
+    for old in _checkpoints(newest.parent)[:-kept]:
         doomed = old.with_name(f".{old.name}.tmp")  # renamed first: a half-deleted folder must not look whole
         os.rename(old, doomed)
         shutil.rmtree(doomed)
-    return target
 
 
 class CheckpointWriter:
@@ -183,6 +214,12 @@ class CheckpointWriter:
 
 
 def newest_checkpoint(root: Path, identity: Mapping[str, Any]) -> Snapshot | None:
+    """What `newest_folder` holds, or None when there is none."""
+    folder = newest_folder(root, identity)
+    return None if folder is None else Snapshot.read(folder)
+
+
+def newest_folder(root: Path, identity: Mapping[str, Any]) -> Path | None:
     """The newest whole checkpoint under `root`, or None when there is none.
 
     What a killed save left is removed. A checkpoint whose files do not match its manifest is set aside under
@@ -210,7 +247,7 @@ def newest_checkpoint(root: Path, identity: Mapping[str, Any]) -> Snapshot | Non
                 f"{folder}: belongs to another run ({'; '.join(differences(manifest.config, dict(identity)))}); "
                 f"use the settings and data it was made with, or remove {root} to start over"
             )
-        return Snapshot.read(folder)
+        return folder
     return None
 
 

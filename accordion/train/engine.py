@@ -6,6 +6,7 @@ of the plain model and its AdamW. So a checkpoint of one engine and number of ra
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from accordion.errors import ConfigError
 from accordion.model import Losses, Model
 from accordion.model.files import check_weights, load_weights
 from accordion.model.sampler import Draw
+from accordion.train.parts import read_parts
 from accordion.train.ranks import Ranks
 
 Tensors = dict[str, Tensor]
@@ -111,6 +113,24 @@ class Engine(ABC):
     @abstractmethod
     def load(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` gave."""
+
+    def save_parts(self, folder: Path, step: int) -> None:
+        """Write the weights and the state of the optimizer after `step` into an empty folder; every process calls it
+        and writes what it holds (see `parts`).
+
+        Raises:
+            ConfigError: this engine cannot.
+            TrainingDiverged: some process holds what is not finite; nothing is written.
+        """
+        raise ConfigError("pretrain.parallel.distributed_checkpoint belongs to engine: megatron; set it to false")
+
+    def load_parts(self, folder: Path) -> None:
+        """Go on from what any number of processes have written with `save_parts`; every process calls it.
+
+        Raises:
+            ArtifactError: it does not belong to this model.
+        """
+        self.load(*read_parts(folder, {name: tensor.shape for name, tensor in self.model.state_dict().items()}))
 
     @abstractmethod
     def whole(self) -> Model:

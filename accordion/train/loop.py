@@ -257,9 +257,12 @@ class Trainer:
             "Lower pretrain.optimizer.learning_rate, or look at those sequences"
         )
 
-    def snapshot(self) -> Snapshot:
-        """Everything that determines the steps to come; every process calls it, and each gets all."""
-        weights, state = self.engine.tensors()
+    def snapshot(self, *, whole: bool = True) -> Snapshot:
+        """Everything that determines the steps to come; every process calls it, and each gets all.
+
+        Args:
+            whole: with the weights and the optimizer's state; False: all but them, which is small.
+        """
         facts = {
             "step": self.done,
             "tokens": self.tokens,
@@ -273,12 +276,9 @@ class Trainer:
             "guard": self.guard.state(),
         }
         generators = {name: generator.get_state() for name, generator in self._generators().items()}
-        tensors = {
-            "model": weights,
-            "optimizer": state,
-            "generators": generators,
-            "importance": self.engine.masses(),
-        }
+        tensors = {"generators": generators, "importance": self.engine.masses()}
+        if whole:
+            tensors["model"], tensors["optimizer"] = self.engine.tensors()
         return Snapshot(tensors, facts, list(self.curves))
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -287,8 +287,11 @@ class Trainer:
         Raises:
             ArtifactError: its tensors are not those of this model and its optimizer.
         """
-        snapshot.check()
-        self.engine.load(snapshot.tensors["model"], snapshot.tensors["optimizer"])
+        if snapshot.parts is None:
+            snapshot.check()
+            self.engine.load(snapshot.tensors["model"], snapshot.tensors["optimizer"])
+        else:
+            self.engine.load_parts(snapshot.parts)
         for name, generator in self._generators().items():
             generator.set_state(snapshot.tensors["generators"][name])
         for index, router in self.model.layers.routers():

@@ -21,9 +21,10 @@ from accordion.model.losses import MODALITIES
 from accordion.observe import progress, record, say
 from accordion.store.atomic import atomic_write
 from accordion.store.manifest import MANIFEST, Manifest, describe_files
-from accordion.train.checkpoint import CheckpointWriter, Snapshot, newest_checkpoint
+from accordion.train.checkpoint import CheckpointWriter, Snapshot, newest_folder
 from accordion.train.guards import deterministic, enough_memory, stop_requests
 from accordion.train.loop import TIMES, Trainer, precision
+from accordion.train.parts import save_in_parts
 from accordion.train.ranks import Ranks, joined
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import judge_member, validation_batches, validation_losses
@@ -116,13 +117,10 @@ def _run(
 
 
 def _resume(trainer: Trainer, resume: Path, identity: dict[str, Any]) -> None:
-    """Go on from the newest whole checkpoint, if there is one; the leader looks first, since it also cleans up."""
-    snapshot = newest_checkpoint(resume, identity) if trainer.ranks.leader else None
-    trainer.ranks.wait()
-    if not trainer.ranks.leader:
-        snapshot = newest_checkpoint(resume, identity)
-    if snapshot is not None:
-        trainer.restore(snapshot)
+    """Go on from the newest whole checkpoint, if there is one; the leader finds and verifies it for all."""
+    folder = trainer.ranks.tell(newest_folder(resume, identity) if trainer.ranks.leader else None)
+    if folder is not None:
+        trainer.restore(Snapshot.read(folder))
         say(f"pretrain: resumed after step {trainer.done} of {trainer.config.steps}")
 
 
@@ -183,15 +181,24 @@ def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dic
                 record(trainer.done, {**figures, **speed})
             asked = trainer.ranks.anywhere(stop.signal is not None)
             if asked or trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
-                snapshot = trainer.snapshot()
-                if trainer.ranks.leader:
-                    writer.save(snapshot)
+                _save(trainer, writer)
             if asked and trainer.done < config.steps:
                 writer.wait()
                 raise Interrupted(
                     f"pretrain: stopped by {stop.signal or 'a signal to another process'} after step {trainer.done} of "
                     f"{config.steps}, which is saved; run it again to go on"
                 )
+
+
+def _save(trainer: Trainer, writer: CheckpointWriter) -> None:
+    """A checkpoint of the state as it is now, in the form that the settings ask for."""
+    if trainer.config.parallel.distributed_checkpoint:
+        small = trainer.snapshot(whole=False)
+        save_in_parts(writer.root, small, trainer.engine, writer.identity, kept=writer.kept)
+        return
+    snapshot = trainer.snapshot()
+    if trainer.ranks.leader:
+        writer.save(snapshot)
 
 
 def _speed(trainer: Trainer) -> dict[str, float]:

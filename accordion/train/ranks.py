@@ -138,6 +138,14 @@ class Ranks:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return bool(raised)
 
+    def joined(self, names: list[str]) -> list[str]:
+        """What each process has a list of, in order and each once, on every process."""
+        if self.alone:
+            return names
+        lists: list[list[str]] = [[] for _ in range(self.processes)]
+        dist.all_gather_object(lists, names)
+        return list(dict.fromkeys(name for every in lists for name in every))
+
     def tell(self, what: Any) -> Any:
         """What the leader has, on every process."""
         if self.alone:

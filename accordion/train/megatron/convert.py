@@ -50,12 +50,14 @@ class Placement:
         block = whole.view(self.view)
         if self.axis is not None:
             block = block.chunk(self.ranks, self.axis)[self.rank]
-        if self.swapped:
-            block = block.transpose(0, 1)
-        return block.reshape(like.shape)
+        return self.part(block, like)
+
+    def part(self, block: Tensor, like: Tensor) -> Tensor:
+        """A rank's part as it lies in the model, in the shape of `like`, from the axes of `view`."""
+        return (block.transpose(0, 1) if self.swapped else block).reshape(like.shape)
 
     def block(self, part: Tensor) -> Tensor:
-        """A rank's part, in the axes of `view`."""
+        """The reverse: a rank's part, in the axes of `view`."""
         sizes = list(self.view)
         if self.axis is not None:
             sizes[self.axis] //= self.ranks

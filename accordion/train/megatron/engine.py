@@ -1,23 +1,27 @@
 """Training with Megatron-Core: its gradient buffers, and AdamW split over the ranks that hold the same weights."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig, PretrainConfig
 from accordion.data.batch import Batch
 from accordion.model import Losses, Model
-from accordion.model.files import load_weights
+from accordion.model.files import load_weights, read_tensors
 from accordion.model.sampler import Draw
-from accordion.train.checkpoint import MOMENTS
+from accordion.train.checkpoint import MOMENTS, refuse_broken
 from accordion.train.engine import Engine, Shell, Tensors, decays, whole_model
 from accordion.train.megatron import library as core
 from accordion.train.megatron.backbone import MegatronBackbone, transformer_config
-from accordion.train.megatron.convert import Placement, gather, join_all, over_stages, placements, scatter
+from accordion.train.megatron.checkpoint import load_distributed, save_distributed
+from accordion.train.megatron.convert import gather, join_all, over_stages, placements, scatter
 from accordion.train.megatron.pipeline import TIED, Pipeline, Stage
+from accordion.train.parts import STEPS, WEIGHTS
 from accordion.train.ranks import Ranks
 
 
@@ -33,7 +37,8 @@ class MegatronEngine(Engine):
         scatter(self.model, Model(shape, seed=config.seed).state_dict())
         self.model.to(device)
         self.named = dict(self.model.named_parameters())
-        for place in placements(self.model):
+        self._places = {place.local: place for place in placements(self.model)}
+        for place in self._places.values():
             if place.axis is not None:  # a part that counts in the norm of the gradient on every rank that has one
                 core.set_tensor_model_parallel_attributes(self.named[place.local], True, place.axis, 1)
         settings = core.DistributedDataParallelConfig(
@@ -115,14 +120,11 @@ class MegatronEngine(Engine):
 
     def tensors(self) -> tuple[Tensors, Tensors]:
         """See `Engine`."""
-        state: Tensors = {}
-        steps = self._steps()
-        trained = {name for name, step in steps.items() if step}
+        counts = self._counts()
+        state = {f"{name}/step": count for name, count in counts.items()}
         for field in MOMENTS:
-            parts = {name: self._moment(name, field) for name in trained}
+            parts = {name: self._moment(name, field) for name in self._counted(counts)}
             state |= {f"{name}/{field}": whole for name, whole in join_all(self.model, parts).items()}
-        counted = join_all(self.model, {name: torch.full_like(self.named[name], steps[name]) for name in trained})
-        state |= {f"{name}/step": whole.flatten()[0].clone() for name, whole in counted.items()}
         return gather(self.model), state
 
     @torch.no_grad()
@@ -130,17 +132,39 @@ class MegatronEngine(Engine):
         """See `Engine`."""
         load_weights(Model(self.model.config), dict(weights), where="checkpoint")  # names and shapes
         scatter(self.model, weights)
-        places: dict[str, Placement] = {place.local: place for place in placements(self.model)}
-        for name, share, start, end, part in self._shares():
-            place = places[name]
-            part.optimizer.state.pop(share, None)
-            if f"{place.canonical}/step" not in optimizer:
-                continue
-            state = {"step": optimizer[f"{place.canonical}/step"].clone()}
-            for field in MOMENTS:
-                whole = optimizer[f"{place.canonical}/{field}"].to(self._device)
-                state[field] = place.cut(whole, self.named[name]).reshape(-1)[start:end].clone()
-            part.optimizer.state[share] = state
+        counts = {key.removesuffix("/step"): count for key, count in optimizer.items() if key.endswith("/step")}
+        self._count(counts)
+        for field in MOMENTS:
+            parts = {}
+            for name, canonical in self._counted(counts).items():
+                whole = optimizer[f"{canonical}/{field}"].to(self._device)
+                parts[name] = self._places[name].cut(whole, self.named[name])
+            self._set_moment(field, parts)
+
+    def save_parts(self, folder: Path, step: int) -> None:
+        """See `Engine`. One moment at a time is put together, of what this rank has of the model."""
+        refuse_broken(step, self.ranks.joined(self._broken()))
+        counts, weights = self._counts(), self.model.state_dict()
+        if self.ranks.leader:
+            for name in (WEIGHTS, *MOMENTS):
+                (folder / name).mkdir()
+            save_file(counts, folder / STEPS)
+        self.ranks.wait()
+        save_distributed(self.model, {name: weights[name] for name in self._places}, folder / WEIGHTS)
+        for field in MOMENTS:
+            parts = {name: self._moment(name, field) for name in self._counted(counts)}
+            save_distributed(self.model, parts, folder / field)
+
+    @torch.no_grad()
+    def load_parts(self, folder: Path) -> None:
+        """See `Engine`."""
+        counts, weights = read_tensors(folder / STEPS), self.model.state_dict()
+        load_distributed(self.model, {name: weights[name] for name in self._places}, folder / WEIGHTS)
+        self._count(counts)
+        for field in MOMENTS:
+            parts = {name: torch.empty_like(self.named[name]) for name in self._counted(counts)}
+            load_distributed(self.model, parts, folder / field)
+            self._set_moment(field, parts)
 
     def all_layers(self, held: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """See `Engine`."""
@@ -164,6 +188,42 @@ class MegatronEngine(Engine):
                     group, order = part.model_param_group_index_map[weight]
                     span = part._get_model_param_range_map(weight)["param"]
                     yield name, part.optimizer.param_groups[group]["params"][order], span.start, span.end, part
+
+    def _broken(self) -> list[str]:
+        """What this rank holds of weights and moments that is not finite."""
+        weights = self.model.state_dict()
+        held = [(f"model {place.canonical}", weights[name]) for name, place in self._places.items()]
+        for name, share, _, _, part in self._shares():
+            state = part.optimizer.state.get(share, {})
+            held += [(f"optimizer {self._places[name].canonical}/{field}", tensor) for field, tensor in state.items()]
+        return [name for name, tensor in held if not bool(torch.isfinite(tensor).all())]
+
+    def _counts(self) -> Tensors:
+        """Canonical name -> how often the optimizer has moved that weight, of all that it has; the same on every rank,
+        and each calls it."""
+        steps = {name: step for name, step in self._steps().items() if step}
+        return over_stages(
+            {self._places[name].canonical: torch.tensor(step, device=self._device) for name, step in steps.items()}
+        )
+
+    def _counted(self, counts: Mapping[str, Tensor]) -> dict[str, str]:
+        """Of the weights of this rank those in `counts`, in the order that every rank with the same ones has; to
+        their canonical names."""
+        names = {name: self._places[name].canonical for name in self.named}
+        return {name: canonical for name, canonical in names.items() if canonical in counts}
+
+    def _count(self, counts: Mapping[str, Tensor]) -> None:
+        """Begin the state of the optimizer anew, with so many steps behind each weight."""
+        for name, share, _, _, part in self._shares():
+            part.optimizer.state.pop(share, None)
+            if self._places[name].canonical in counts:  # a count of its own: AdamW adds to it in place
+                part.optimizer.state[share] = {"step": counts[self._places[name].canonical].clone()}
+
+    def _set_moment(self, field: str, parts: Mapping[str, Tensor]) -> None:
+        """Keep this rank's share of a moment of its weights."""
+        for name, share, start, end, part in self._shares():
+            if name in parts:
+                part.optimizer.state[share][field] = parts[name].reshape(-1)[start:end].clone()
 
     def _steps(self) -> dict[str, float]:
         """How often the optimizer has moved each weight of this rank."""

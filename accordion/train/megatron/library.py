@@ -6,7 +6,10 @@ import warnings
 with warnings.catch_warnings():  # it names each GPU library that it does without
     warnings.simplefilter("ignore")
     from megatron.core import dist_checkpointing, parallel_state
-    from megatron.core.dist_checkpointing.strategies import filesystem_async, torch  # noqa: F401  (else too late)
+    from megatron.core.dist_checkpointing.mapping import is_main_replica
+    from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: F401  (else too late)
+    from megatron.core.dist_checkpointing.strategies.base import SaveShardedStrategy
+    from megatron.core.dist_checkpointing.strategies.torch import MCoreSavePlanner, mcore_to_pyt_state_dict
     from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
     from megatron.core.optimizer import OptimizerConfig, ParamKey, get_megatron_optimizer
     from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
@@ -46,6 +49,7 @@ __all__ = [
     "ColumnParallelLinear",
     "DistributedDataParallel",
     "DistributedDataParallelConfig",
+    "MCoreSavePlanner",
     "MLPSubmodules",
     "MegatronModule",
     "MoEAlltoAllTokenDispatcher",
@@ -57,6 +61,7 @@ __all__ = [
     "ParamKey",
     "ParamWithNamePredicate",
     "RowParallelLinear",
+    "SaveShardedStrategy",
     "SelfAttention",
     "SelfAttentionSubmodules",
     "SharedExpertMLP",
@@ -73,6 +78,8 @@ __all__ = [
     "gather_from_sequence_parallel_region",
     "get_default_pg_collection",
     "get_megatron_optimizer",
+    "is_main_replica",
+    "mcore_to_pyt_state_dict",
     "model_parallel_cuda_manual_seed",
     "parallel_state",
     "scatter_to_sequence_parallel_region",

@@ -1,4 +1,4 @@
-"""What the tests run on several processes: parity of backbones, training, conversion and resharding of weights."""
+"""What the tests run on several processes: parity of backbones, training, conversion of weights."""
 
 import hashlib
 import time
@@ -19,10 +19,6 @@ from accordion.model.sampler import Draw
 from accordion.train.checkpoint import Snapshot
 from accordion.train.loop import Trainer
 from accordion.train.megatron import library  # noqa: F401  (slow: once for all processes)
-from accordion.train.megatron.backbone import MegatronBackbone
-from accordion.train.megatron.checkpoint import load_distributed, save_distributed
-from accordion.train.megatron.convert import gather, join_all
-from accordion.train.megatron.pipeline import Stage
 from accordion.train.pretrain import pretrain
 from accordion.train.ranks import joined
 from tests.unit.model.synthetic import small_batch, small_config
@@ -130,28 +126,3 @@ def weights_after_a_resume(config: PretrainConfig, shards: Path, resume: Path) -
                 trainer.step()
             weights = trainer.engine.tensors()[0]
         return begun, hashlib.sha256(save(weights)).hexdigest()
-
-
-def reshard(parallel: dict[str, int], read: Path | None, write: Path | None, seed: int) -> bool:
-    """Load a distributed checkpoint (or begin with a seed), compare it with the seed's plain model, write it again."""
-    from accordion.train.megatron.convert import scatter
-
-    config = settings(**parallel)
-    shape = small_config(layers=4)
-    with joined(config, CPU) as ranks:
-        plain = Model(shape, seed=seed)
-        model = Model(shape, backbone=MegatronBackbone(shape, config.parallel))
-        if config.parallel.pipeline > 1:
-            Stage(model)
-        if read is None:
-            scatter(model, plain.state_dict())
-        else:
-            load_distributed(model, read)
-        if write is not None:
-            if ranks.leader:
-                write.mkdir()
-            ranks.wait()
-            save_distributed(model, write)
-        whole = gather(model)
-        assert join_all(model, {}) == {}
-        return all(torch.equal(tensor, whole[name]) for name, tensor in plain.state_dict().items())

@@ -168,16 +168,6 @@ def test_every_elastic_configuration_is_the_same_on_two_expert_ranks():
     on_ranks(2, rank_work.expert_parity)
 
 
-def test_a_distributed_checkpoint_is_read_by_any_number_of_ranks(tmp_path):
-    first, second, third, fourth = (tmp_path / name for name in ("two", "one", "four", "stages"))
-    assert all(on_ranks(2, rank_work.reshard, {"expert": 2}, None, first, 5))
-    assert all(on_ranks(1, rank_work.reshard, {}, first, second, 5))
-    assert all(on_ranks(4, rank_work.reshard, {"expert": 2, "tensor": 2}, second, third, 5))
-    assert all(on_ranks(2, rank_work.reshard, {"pipeline": 2}, third, fourth, 5))
-    assert all(on_ranks(1, rank_work.reshard, {}, fourth, None, 5))
-    assert all(on_ranks(4, rank_work.reshard, {"pipeline": 2, "expert": 2}, fourth, None, 5))
-
-
 @pytest.mark.parametrize(
     ("changes", "world", "message"),
     [
@@ -214,6 +204,7 @@ def test_long_sequences_that_cannot_be_shared_out_are_refused_before_the_first_s
         ({"engine": "megatron", "parallel": {"shard": True}}, r"parallel\.shard belongs to engine: plain"),
         ({"engine": "megatron", "parallel": {"expert": 3}}, r"parallel\.expert is 3; it must divide model\.experts"),
         ({"engine": "megatron", "parallel": {"tensor": 4}}, r"parallel\.tensor is 4; it must divide model\.heads"),
+        ({"parallel": {"distributed_checkpoint": True}}, r"distributed_checkpoint belongs to engine: megatron; the"),
         ({"parallel": {"pipeline": 2}}, r"parallel\.pipeline above 1 needs engine: megatron"),
         ({"engine": "megatron", "parallel": {"microbatches": 2}}, r"microbatches above 1 needs parallel\.pipeline"),
         ({"engine": "megatron", "parallel": {"pipeline": 3}}, r"parallel\.pipeline is 3; it must divide model\.layers"),
