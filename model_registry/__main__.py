@@ -65,9 +65,9 @@ def register_member(
 
     Example: `python -m model_registry register-member better --name small-recovered`
     """
+    from accordion.home import git_commit
     from accordion.lookup import store, versions
     from model_registry.members import register_member as register
-    from tasks._run import git_commit
     from tasks._tracking import client, experiment, source_tags, tracking_uri
 
     settings, commit = load_profile(profile), git_commit()

@@ -1,7 +1,7 @@
 """The extract stage: members of the family written as models of their own, each compared with its origin."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
 
 def write_member(
     policy: Path, full: Model, spec: SubmodelSpec, folder: Path, data: Sequence[Batch], whole: dict[str, float], *,
-    huggingface: bool = True, **known: float,
+    huggingface: bool = True, known: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Cut a member into the new `folder`, compare it with `full` run as that member, and describe it.
 
@@ -72,7 +72,7 @@ def write_member(
         "val_loss": validation_losses(part, data),
         "val_loss_full": whole,
     }
-    return describe_member(folder, folder.name, {**measured, **known}, parent=policy)
+    return describe_member(folder, folder.name, {**measured, **(known or {})}, parent=policy)
 
 
 @torch.no_grad()

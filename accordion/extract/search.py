@@ -140,8 +140,8 @@ def _write(
     policy: Path, model: Model, member: Found, folder: Path, judging: Sequence[Batch], full: dict[str, float]
 ) -> dict[str, Any]:
     """Cut a member out, and what search.json says of it."""
-    timed = {name: value for name, value in member.costs.items() if name == "latency_ms"}
-    figures = write_member(policy, model, member.spec, folder, judging, full, **timed)
+    timed: dict[str, float] = {name: value for name, value in member.costs.items() if name == "latency_ms"}
+    figures = write_member(policy, model, member.spec, folder, judging, full, known=timed)
     losses = figures["val_loss"]
     judged = {"held_out_val_loss": losses, "held_out_relative_loss": relative(losses, full)}
     written = {key: figures[key] for key in ("max_abs_logit_diff", "huggingface")}
