@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
@@ -59,38 +60,37 @@ def progress(
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    return (_bar if sys.stderr.isatty() else _lines)(items, label, total, unit, note, done)
+    show = _bar if sys.stderr.isatty() else _lines
+    return show(items, _Shown(label, total, unit, note, done))
 
 
-def _bar(
-    items: Iterable[Item],
-    label: str,
-    total: int | None,
-    unit: str,
-    note: Callable[[], str],
-    done: Callable[[int], float],
-) -> Iterator[Item]:
+@dataclass(frozen=True)
+class _Shown:
+    """What is told of the items that pass, see `progress`."""
+
+    label: str
+    total: int | None
+    unit: str
+    note: Callable[[], str]
+    done: Callable[[int], float]
+
+
+def _bar(items: Iterable[Item], shown: _Shown) -> Iterator[Item]:
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(label, total=total, rate="", note="")
+        task = bar.add_task(shown.label, total=shown.total, rate="", note="")
         start = time.monotonic()
         for count, item in enumerate(items, 1):
             yield item
-            rate = done(count) / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=done(count), rate=f"{_number(rate)} {unit}/s", note=note())
+            done = shown.done(count)
+            rate = done / max(time.monotonic() - start, 1e-9)
+            bar.update(task, completed=done, rate=f"{_number(rate)} {shown.unit}/s", note=shown.note())
 
 
-def _lines(
-    items: Iterable[Item],
-    label: str,
-    total: int | None,
-    unit: str,
-    note: Callable[[], str],
-    done: Callable[[int], float],
-) -> Iterator[Item]:
+def _lines(items: Iterable[Item], shown: _Shown) -> Iterator[Item]:
     start = last = time.monotonic()
     count = 0
     for item in items:
@@ -99,12 +99,18 @@ def _lines(
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_SECONDS:
             last = now
-            rate = done(count) / (now - start)
-            left = f", {(total - done(count)) / rate:.0f} s left" if total and rate else ""
-            of = f"/{total}" if total else ""
-            shown = f"{label}: {_amount(done(count))}{of} {unit}, {_number(rate)} {unit}/s"
-            say(f"{shown}{left} {note()}".rstrip())
-    say(f"{label}: {_amount(done(count))} {unit} in {time.monotonic() - start:.1f} s {note()}".rstrip())
+            say(_line(shown, shown.done(count), now - start))
+    spent = time.monotonic() - start
+    say(f"{shown.label}: {_amount(shown.done(count))} {shown.unit} in {spent:.1f} s {shown.note()}".rstrip())
+
+
+def _line(shown: _Shown, done: float, seconds: float) -> str:
+    """How far the work has come in so many seconds."""
+    rate = done / seconds
+    of = f"/{shown.total}" if shown.total else ""
+    left = f", {(shown.total - done) / rate:.0f} s left" if shown.total and rate else ""
+    at = f"{shown.label}: {_amount(done)}{of} {shown.unit}, {_number(rate)} {shown.unit}/s"
+    return f"{at}{left} {shown.note()}".rstrip()
 
 
 def _amount(value: float) -> str:
