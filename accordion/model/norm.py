@@ -22,17 +22,33 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """With n = x / rms(x): dx = (g w - n mean(g w n)) / rms(x), dw = sum(g n)."""
-        unit, scale, weight = ctx.saved_tensors
-        product = (grad * unit).reshape(-1, len(weight))
-        mean = torch.mv(product, weight).div_(len(weight)).view_as(scale)
-        return (grad * weight).addcmul_(unit, mean, value=-1).mul_(scale), product.sum(0)
+        """See `rms_gradient`."""
+        return rms_gradient(grad, *ctx.saved_tensors)
 
 
 def inverse_rms(x: Tensor) -> Tensor:
     """1 / sqrt(mean(x^2) + 1e-6) over the last axis of x (..., H): (..., 1)."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(EPSILON).rsqrt_()
+
+
+def rms_gradient(
+    grad: Tensor, unit: Tensor, scale: Tensor, weight: Tensor, *, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradients of `rms_norm`: with n = x / rms(x), dx = (g w - n mean(g w n)) / rms(x) and dw = sum(g n).
+
+    Args:
+        grad: of the norm's result, g (..., H).
+        unit, scale: n (..., H) and `inverse_rms` of x (..., 1), kept from the forward pass.
+        weight: w (H,).
+        out: where dx is wanted; new memory by default.
+    """
+    product = grad * unit
+    rows = product.reshape(-1, len(weight))
+    mean = torch.mv(rows, weight).div_(len(weight)).view_as(scale)
+    grad_weight = rows.sum(0)
+    change = torch.mul(grad, weight, out=product).addcmul_(unit, mean, value=-1)  # over what is needed no more
+    return torch.mul(change, scale, out=change if out is None else out), grad_weight
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accordion.model.norm import inverse_rms, rms_norm
+from accordion.model.norm import inverse_rms, rms_gradient, rms_norm
 
 Rope = tuple[Tensor, Tensor]  # cosines, sines: (B, 1, S, D/2) each
 
@@ -87,10 +87,7 @@ class _QueriesKeysValues(torch.autograd.Function):
             unit, scale, weight = saved[3 * at : 3 * at + 3]
             a, b = grads[at].chunk(2, -1)
             grad = _turn(a, b, (cos, -sin), (-sin, cos))
-            product = grad * unit
-            mean = torch.matmul(product, weight).div_(width).unsqueeze(-1)
-            grad_weights.append(product.sum((0, 1, 2)))
-            torch.mul(grad.mul_(weight).addcmul_(unit, mean, value=-1), scale, out=into[at])
+            grad_weights.append(rms_gradient(grad, unit, scale, weight, out=into[at])[1])
         return whole, *grad_weights, None, None
 
 
