@@ -9,7 +9,7 @@ from tasks._stage import Stage
 
 STAGE = Stage(
     "pretrain",
-    "accordion.train.pretrain:pretrain",
+    "accordion.train.launch:launch",
     PretrainConfig,
     kind="checkpoint",
     gives=("resume",),

@@ -206,6 +206,13 @@ class BitFlips(Settings):
 class ParallelConfig(Settings):
     """Over how many ranks what is split; the ranks that are left over each train on their part of every batch."""
 
+    processes: int = Field(
+        1, ge=0, description="ranks that the stage starts on its machine, unless torchrun or Slurm starts them; 0: one "
+        "for each GPU"
+    )  # fmt: skip
+    restarts: int = Field(
+        3, ge=0, description="times that the stage starts all its processes again when one died or hangs"
+    )
     expert: int = Field(1, ge=1, description="experts of a layer over so many ranks (megatron)")
     tensor: int = Field(1, ge=1, description="heads, shared experts and positions over so many ranks (megatron)")
     context: int = Field(1, ge=1, description="positions over so many ranks, attention included (megatron)")

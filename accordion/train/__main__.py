@@ -1,5 +1,6 @@
 """`python -m accordion.train`: the pre-training stage alone, on one process or under a launcher of several.
 
+    python -m accordion.train --profile smoke --shards DIR --out DIR --resume DIR --set pretrain.parallel.processes=2
     torchrun --nproc-per-node 2 -m accordion.train --profile smoke --shards DIR --out DIR --resume DIR \\
         --set pretrain.engine=megatron --set pretrain.parallel.expert=2
 
@@ -18,7 +19,7 @@ from accordion.device import device
 from accordion.errors import AccordionError, DataError
 from accordion.observe import say
 from accordion.store.atomic import atomic_write
-from accordion.train.pretrain import pretrain
+from accordion.train.launch import launch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if any(given.out.iterdir()):  # empty is what a launcher finds that starts the processes again
                 raise DataError(f"{given.out}: exists and is not empty; name a new folder")
         with device(given.device):
-            metrics = pretrain(profile.pretrain, shards=given.shards, out=given.out, resume=given.resume)
+            metrics = launch(profile.pretrain, shards=given.shards, out=given.out, resume=given.resume)
     except AccordionError as error:
         say(f"error: {error}")
         return 2

@@ -5,6 +5,7 @@ import os
 import signal
 import statistics
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 
 from accordion.errors import OutOfMemory
 
+TOGETHER_SECONDS = 1.0  # between the first signal and others that mean the same request
 LEAST_SEEN = 16  # steps before a loss can be called a jump
 MAD_TO_DEVIATION = 1.4826  # median absolute deviation of a normal distribution to its standard deviation
 
@@ -67,15 +69,21 @@ class SpikeGuard:
 
 
 class StopRequest:
-    """Whether SIGTERM (a scheduler that takes the machine back) or SIGINT came; the name of the signal, or None."""
+    """Whether SIGTERM (a scheduler that takes the machine back) or SIGINT came; the name of the signal, or None.
+
+    A terminal or a scheduler signals every process of a run, and a launcher hands the same signal on: what comes within
+    a second is one request.
+    """
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self._since = 0.0  # monotonic seconds
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # the second one does what it always did
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._since > TOGETHER_SECONDS:  # a second one does what it always did
             signal.default_int_handler(number, frame)
-        self.signal = signal.Signals(number).name
 
 
 @contextmanager

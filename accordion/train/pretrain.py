@@ -121,7 +121,8 @@ def _resume(trainer: Trainer, resume: Path, identity: dict[str, Any]) -> None:
     folder = trainer.ranks.tell(newest_folder(resume, identity) if trainer.ranks.leader else None)
     if folder is not None:
         trainer.restore(Snapshot.read(folder))
-        say(f"pretrain: resumed after step {trainer.done} of {trainer.config.steps}")
+        if trainer.ranks.leader:
+            say(f"pretrain: resumed after step {trainer.done} of {trainer.config.steps}")
 
 
 def _write(model: Model, final: Snapshot, out: Path) -> None:
@@ -172,7 +173,8 @@ def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dic
     steps = range(trainer.done, config.steps)
     peak = peak_flops(trainer.device) * trainer.ranks.processes if steps and trainer.ranks.leader else math.inf
     with CheckpointWriter(resume, identity, kept=config.checkpoints_kept) as writer, stop_requests() as stop:
-        for _ in progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest)):
+        shown = progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest))
+        for _ in shown if trainer.ranks.leader else steps:
             figures = trainer.step()
             if trainer.ranks.leader:
                 speed = _speed(trainer)

@@ -65,7 +65,15 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number):
     assert signal.getsignal(number) is before
 
 
-def test_the_second_signal_stops_at_once():
+def test_signals_that_come_together_are_one_request():
+    with stop_requests() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal == "SIGINT"
+
+
+def test_the_second_signal_stops_at_once(monkeypatch):
+    monkeypatch.setattr("accordion.train.guards.TOGETHER_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt), stop_requests():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
