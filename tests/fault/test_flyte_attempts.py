@@ -18,12 +18,12 @@ from flytekit import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import LiteralMap
 
-from accordion.config.pretrain import PretrainConfig
+from accordion.config.pretrain import ParallelConfig, PretrainConfig
 from accordion.config.runtime import RuntimeConfig, ServicesConfig
 from accordion.home import REPOSITORY
 from accordion.store import Artifact, Store
 from accordion.store.manifest import identity
-from accordion.train.pretrain import pretrain
+from accordion.train.launch import launch
 from tasks._run import Run
 from tasks._tracking import start_parent
 from tests.unit.train.synthetic_shards import tiny_config, write_shards
@@ -66,17 +66,15 @@ class Attempts:
         return sorted(self.home.glob("resume/*/step-*"))
 
 
-@pytest.fixture
-def attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempts:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_preempted_attempt_is_recoverable_and_the_next_one_gives_the_unbroken_run(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("ACCORDION_HOME", str(home))
-    return Attempts(home, tiny_config(steps=STEPS, checkpoint_every=2))
-
-
-def test_a_preempted_attempt_is_recoverable_and_the_next_one_gives_the_unbroken_run(
-    attempts: Attempts, tmp_path: Path
-) -> None:
+    config = tiny_config(steps=STEPS, checkpoint_every=2, parallel=ParallelConfig(processes=processes))
+    attempts = Attempts(home, config)
     first = attempts.start("first")
     while len(attempts.checkpoints()) < 2:
         assert first.poll() is None, first.communicate()[0]
@@ -106,6 +104,6 @@ def test_a_preempted_attempt_is_recoverable_and_the_next_one_gives_the_unbroken_
     out = tmp_path / "whole"
     out.mkdir()
     shards = Store(attempts.home / "store").open(attempts.shards)
-    pretrain(tiny_config(steps=STEPS, checkpoint_every=2), shards=shards, out=out, resume=tmp_path / "resume")
+    launch(config, shards=shards, out=out, resume=tmp_path / "resume")
     for path in (path for path in out.rglob("*") if path.is_file()):
         assert path.read_bytes() == (folder / path.relative_to(out)).read_bytes(), path.name
