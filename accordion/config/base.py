@@ -49,7 +49,10 @@ def _explain(root: type[BaseModel], issue: Mapping[str, Any], where: str) -> str
         return f"{prefix}: unknown key; {remedy}"
     if issue["type"] == "missing":
         return f"{prefix}: missing; add it"
-    return f"{prefix}: got {issue['input']!r}; {issue['msg'][0].lower()}{issue['msg'][1:]}"
+    message = issue["msg"].removeprefix("Value error, ")
+    if isinstance(issue["input"], Mapping):  # a section whose values do not go together: the message names them
+        return f"{prefix}: {message}"
+    return f"{prefix}: got {issue['input']!r}; {message[0].lower()}{message[1:]}"
 
 
 def _keys_at(root: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -57,6 +60,9 @@ def _keys_at(root: type[BaseModel], location: tuple[int | str, ...]) -> list[str
     for part in location:
         if isinstance(part, int):  # an item of a tuple of settings
             current = next((each for each in get_args(current) if hasattr(each, "model_fields")), None)
+            continue
+        if (named := get_args(current)) and not hasattr(current, "model_fields"):  # a mapping of names to settings
+            current = named[-1]
             continue
         field = getattr(current, "model_fields", {}).get(part)
         if field is None:

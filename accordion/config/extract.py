@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from accordion.config.base import Settings
-from accordion.config.pretrain import MEMBERS, MemberSpec
+from accordion.config.pretrain import MEMBERS, Family
 
 RECOVERY_RATE = 0.2  # of the learning rate of the run: docs/experiments.md has what higher ones did
 
@@ -15,7 +15,7 @@ Cost = Literal["active_parameters", "parameters", "bytes", "latency_ms"]
 class ExtractConfig(Settings):
     """Which members of the family to cut out, and what is demanded of them."""
 
-    members: tuple[MemberSpec, ...] = tuple(member for member in MEMBERS if member.name != "sparse")
+    members: Family = tuple(member for member in MEMBERS if member.name != "sparse")
     sequences: int = Field(32, ge=1, description="validation sequences on which logits are compared")
     huggingface: bool = Field(True, description="also write each member's text path in the Hugging Face layout")
 

@@ -1,9 +1,9 @@
 """Settings of the model, of elastic pre-training and of its analysis."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from accordion.config.base import Settings
 
@@ -92,12 +92,26 @@ class ModelConfig(Settings):
 class MemberSpec(Settings):
     """A named sub-model of the family: how much of each axis it keeps."""
 
-    name: str
-    layers: int
-    experts: int
-    top_k: int
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$", description="a folder, a file and a registry name")
+    layers: int = Field(ge=1)
+    experts: int = Field(ge=1)
+    top_k: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _enough_experts(self) -> "MemberSpec":
+        if self.top_k > self.experts:
+            raise ValueError(f"member {self.name}: top_k {self.top_k} of {self.experts} experts; lower it")
+        return self
 
 
+def _named_apart(members: tuple[MemberSpec, ...]) -> tuple[MemberSpec, ...]:
+    names = [member.name for member in members]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two members are called {', '.join(twice)}; give each a name of its own")
+    return members
+
+
+Family = Annotated[tuple[MemberSpec, ...], AfterValidator(_named_apart)]
 MEMBERS = (
     MemberSpec(name="shallow", layers=6, experts=16, top_k=4),
     MemberSpec(name="narrow", layers=8, experts=8, top_k=4),
@@ -106,14 +120,23 @@ MEMBERS = (
 )
 
 
+def _distinct(choices: tuple[int, ...]) -> tuple[int, ...]:
+    if not choices or min(choices) < 1 or len(set(choices)) < len(choices):
+        raise ValueError("wants one or more different sizes from 1 on")
+    return choices
+
+
+Choices = Annotated[tuple[int, ...], AfterValidator(_distinct)]
+
+
 class ElasticConfig(Settings):
     """How sub-models are drawn, per training instance (foundation model, section 5)."""
 
     enabled: bool = True
     full_share: float = Field(0.5, ge=0, le=1, description="share of instances that train the full model")
-    layers: tuple[int, ...] = (6, 8)
-    experts: tuple[int, ...] = (8, 16)
-    top_k: tuple[int, ...] = (2, 4)
+    layers: Choices = (6, 8)
+    experts: Choices = (8, 16)
+    top_k: Choices = (2, 4)
     subsets: Literal["nested", "ranked", "random"] = Field(
         "nested",
         description="experts of a narrow member: nested: the first ones; ranked: those with the largest gate mass "
@@ -128,7 +151,7 @@ class ElasticConfig(Settings):
     )  # fmt: skip
     top_k_by_layer: bool = Field(False, description="draw top-k for each layer on its own")
     grow_share: float = Field(
-        0.0, ge=0, le=1, description="share of steps, the first ones, that train the smallest sub-model alone, out of "
+        0.0, ge=0, lt=1, description="share of steps, the first ones, that train the smallest sub-model alone, out of "
         "which the larger ones grow"
     )  # fmt: skip
     warmup_share: float = Field(
@@ -151,24 +174,35 @@ class ElasticConfig(Settings):
     distil_weight: float = Field(0.5, ge=0, le=1, description="of those predictions against the data, in their loss")
 
     @model_validator(mode="after")
-    def _ranked_needs_a_warmup(self) -> "ElasticConfig":
+    def _possible(self) -> "ElasticConfig":
         if self.enabled and self.subsets == "ranked" and self.warmup_share == 0:
             raise ValueError("subsets: ranked needs warmup_share above 0, the steps in which experts are ranked")
         if self.enabled and self.subsets == "ranked" and self.grow_share:
             raise ValueError(
                 "subsets: ranked needs grow_share: 0, since the smallest would be trained before the ranking"
             )
+        if self.enabled and max(self.top_k) > min(self.experts):
+            raise ValueError(
+                f"top_k {max(self.top_k)} of {min(self.experts)} experts, its fewest; lower it, or raise those"
+            )
+        if self.grow_share + self.warmup_share > 1:
+            raise ValueError(
+                f"grow_share {self.grow_share} and warmup_share {self.warmup_share} are more than all steps; lower one"
+            )
         return self
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Settings):
     """AdamW under warm-up-stable-decay."""
 
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    warmup_steps: int = 20
+    learning_rate: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    clip: float = Field(1.0, gt=0, description="the longest that the gradient may be")
+    warmup_steps: int = Field(20, ge=0)
     decay_share: float = Field(0.3, ge=0, le=1, description="share of the steps over which the rate falls")
     decay_to: float = Field(0.1, gt=0, le=1, description="what it falls to, as a factor")
 
@@ -267,7 +301,7 @@ class PretrainConfig(Settings):
         le=2,
         description="power of (last side / side) by which the bits of early scales weigh more; 0: alike",
     )
-    balance_step: float = Field(1e-3, description="u: how far a selection bias moves in a step")
+    balance_step: float = Field(1e-3, ge=0, description="u: how far a selection bias moves in a step")
     code_noise: float = Field(
         0.0, ge=0, lt=1, description="chance that an audio code read in training is replaced by a random one"
     )
@@ -280,7 +314,7 @@ class PretrainConfig(Settings):
     checkpoint_every: int = Field(100, ge=1)
     checkpoints_kept: int = Field(2, ge=1, description="newest checkpoints of an unfinished run that stay on disk")
     validation_sequences: int = Field(64, ge=1, description="validation sequences each family member is judged on")
-    family: tuple[MemberSpec, ...] = (MemberSpec(name="full", layers=8, experts=16, top_k=4), *MEMBERS)
+    family: Family = (MemberSpec(name="full", layers=8, experts=16, top_k=4), *MEMBERS)
 
     def recovering(self, steps: int, rate: float) -> "PretrainConfig":
         """This run's settings for `steps` of further training of a member cut out of its model.
@@ -334,7 +368,7 @@ class AnalyseConfig(Settings):
     """Routing analysis (foundation model, section 6)."""
 
     sequences: int = Field(16, ge=1, description="validation sequences to route, every kind of document among them")
-    members: tuple[MemberSpec, ...] = Field(MEMBERS, description="analysed beside the full model")
+    members: Family = Field(MEMBERS, description="analysed beside the full model")
     seed: int = 0
 
 

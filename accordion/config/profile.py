@@ -180,4 +180,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"{key}: {parent} is no section")
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: got {text!r}, which is not YAML: {' '.join(str(error).split())}") from None

@@ -8,6 +8,8 @@ from accordion.config.base import Settings
 from accordion.config.extract import RECOVERY_RATE
 from accordion.config.pretrain import ElasticConfig, MemberSpec, PretrainConfig
 
+RESERVED = ("elastic", "fixed", "scratch", "recovery", "isolated", "speed")  # kinds of units, and their timing
+
 
 class StudyConfig(Settings):
     """One elastic run against separate runs of every size, over seeds, on the same data in the same order."""
@@ -18,9 +20,13 @@ class StudyConfig(Settings):
     )
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
     family: tuple[str, ...] = Field(
-        ("shallow", "narrow", "small"), description="members that, beside the full model, the cost ratio counts"
+        ("shallow", "narrow", "small"),
+        min_length=1,
+        description="members that, beside the full model, the cost ratio counts",
     )
-    recovery_shares: tuple[float, ...] = Field((0.01, 0.05, 0.1), description="of the steps of a run, ascending")
+    recovery_shares: tuple[float, ...] = Field(
+        (0.01, 0.05, 0.1), min_length=1, description="of the steps of a run, ascending"
+    )
     recovery_rate: float = Field(RECOVERY_RATE, gt=0, description="learning rate of recovery, of that of pre-training")
     variants: dict[str, ElasticConfig] = Field({}, description="other elastic recipes, by name, each compared alone")
     isolated: bool = Field(False, description="also train the full model with experts parted by modality")
@@ -53,6 +59,11 @@ class StudyConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
         names = [member.name for member in self.members]
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds {list(self.seeds)}: wants different ones from 0 on; the intervals are over them")
+        self._refuse_what_units_do_not_do()
+        if taken := sorted({*RESERVED, *names} & set(self.variants)):
+            raise ValueError(f"variants {taken}: are names of other units; give each variant a name of its own")
         if unknown := set(self.family) - set(names):
             raise ValueError(f"family names {sorted(unknown)}; the members of pretrain.family are {names}")
         if list(self.recovery_shares) != sorted(set(self.recovery_shares)) or not all(
@@ -62,3 +73,12 @@ class StudyConfig(Settings):
         if wrong := [name for name in self.variants if not name.replace("-", "").isalnum()]:
             raise ValueError(f"variants {wrong}: a name is letters, digits and dashes")
         return self
+
+    def _refuse_what_units_do_not_do(self) -> None:
+        """Settings of a pre-training run that have no effect in a unit, which is one process on short sequences."""
+        run, usual = self.pretrain, PretrainConfig()
+        ignored = ("engine", "parallel", "long_context", "deterministic")
+        if given := [name for name in ignored if getattr(run, name) != getattr(usual, name)]:
+            raise ValueError(f"pretrain.{given[0]} has no effect in the units of the experiment; leave it out")
+        if not run.elastic.enabled:
+            raise ValueError("pretrain.elastic.enabled is false; the experiment compares the elastic run with others")

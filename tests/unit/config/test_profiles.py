@@ -41,6 +41,24 @@ def test_unknown_key_deep_in_a_section_lists_the_known_ones():
         ("pack.long_sequence=700", r"long_sequence 700 must be a multiple of sequence, 512"),
         ("pretrain.bit_flips.low=0.4", r"low must not be above high"),
         ("pretrain.optimizer.learning_rate=.nan", r"pretrain\.optimizer\.learning_rate"),
+        ("pretrain.optimizer.learning_rate=-1", r"learning_rate: got -1; input should be greater than 0"),
+        ("pretrain.optimizer.betas=[0.9, 1]", r"betas\.1: got 1; input should be less than 1"),
+        ("pretrain.elastic.experts=[]", r"elastic\.experts: got \[\]; wants one or more different sizes from 1 on"),
+        ("pretrain.elastic.layers=[8, 8]", r"elastic\.layers: got \[8, 8\]; wants one or more different sizes"),
+        ("pretrain.elastic.top_k=[0, 4]", r"elastic\.top_k: got \[0, 4\]; wants one or more different sizes from 1 on"),
+        ("pretrain.elastic.experts=[3, 16]", r"pretrain\.elastic: top_k 4 of 3 experts, its fewest; lower it"),
+        ("pretrain.elastic.grow_share=1", r"grow_share: got 1; input should be less than 1"),
+        (
+            "pretrain.elastic.warmup_share=0.8",
+            r"pretrain\.elastic: grow_share 0\.3 and warmup_share 0\.8 are more than",
+        ),
+        ("extract.members=[{name: ../up, layers: 6, experts: 8, top_k: 2}]", r"members\.0\.name: got '\.\./up'"),
+        ("extract.members=[{name: a, layers: 6, experts: 1, top_k: 2}]", r"member a: top_k 2 of 1 experts; lower it"),
+        (
+            "analyse.members=[{name: a, layers: 6, experts: 8, top_k: 2}, {name: a, layers: 8, experts: 8, top_k: 2}]",
+            r"two members are called a; give each a name of its own",
+        ),
+        ("pretrain.steps=[1", r"pretrain\.steps: got '\[1', which is not YAML"),
         ("steps", r"'steps': an override is written section\.key=value"),
     ],
 )
@@ -69,6 +87,33 @@ def test_wrong_value_names_path_value_and_wish(override, message):
 def test_sections_that_do_not_fit_each_other_are_refused_before_any_work(override, message):
     with pytest.raises(ConfigError, match=message):
         load_profile("smoke", (override,))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("study.seeds=[0, 0]", r"study-cpu\.yaml: study: seeds \[0, 0\]: wants different ones from 0 on"),
+        ("study.variants={fixed: {distil_share: 0.0}}", r"study: variants \['fixed'\]: are names of other units"),
+        ("study.variants={small: {distil_share: 0.0}}", r"study: variants \['small'\]: are names of other units"),
+        (
+            "study.variants={a: {distil_shar: 0.0}}",
+            r"variants\.a\.distil_shar: unknown key; did you mean 'distil_share'",
+        ),
+        ("study.recovery_shares=[]", r"study\.recovery_shares: got \[\]"),
+        ("study.pretrain.engine=megatron", r"study: pretrain\.engine has no effect in the units of the experiment"),
+        ("study.pretrain.long_context.share=0.2", r"study: pretrain\.long_context has no effect in the units"),
+        ("study.pretrain.elastic.enabled=false", r"study: pretrain\.elastic\.enabled is false"),
+    ],
+)
+def test_an_experiment_that_would_not_say_what_it_seems_to_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_profile("study-cpu", (override,))
+
+
+def test_settings_that_do_not_go_together_are_told_without_all_the_others():
+    with pytest.raises(ConfigError) as error:
+        load_profile("study-cpu", ("study.recovery_shares=[0.1, 0.05]",))
+    assert str(error.value) == "study-cpu.yaml: study: recovery_shares wants ascending shares above 0 and at most 1"
 
 
 def test_every_wrong_key_is_reported_at_once():
