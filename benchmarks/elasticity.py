@@ -13,7 +13,7 @@ import torch
 
 from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import TEXT, Batch
-from accordion.device import training_device
+from accordion.device import settle, training_device
 from accordion.model import Model, SubmodelSpec
 from accordion.model.flops import RowCounts, row_counts, training_flops
 from accordion.model.sampler import Draw
@@ -79,22 +79,17 @@ def text_batch(shape: ModelConfig, rows: int, length: int) -> Batch:
 
 def _pass(model: Model, batch: Batch, draw: Draw, device: torch.device) -> Figures:
     """Seconds of one forward and backward pass, and on a CPU those that its cores worked."""
-    _settle(device)
+    settle(device)
     start, busy = time.perf_counter(), time.process_time()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         total = torch.stack(list(model(batch, draw).means.values())).sum()
     total.backward()
-    _settle(device)
+    settle(device)
     spent = {"s": time.perf_counter() - start, PROCESSOR: time.process_time() - busy}
     for layer in model.layers:
         layer.moe.forget_gradients()
     model.zero_grad()
     return spent if device.type == "cpu" else {"s": spent["s"]}
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def _rows(figure: str, found: Mapping[str, tuple[list[float], list[float]]], *, peer: str, aim: str) -> list[Row]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig
-from accordion.device import training_device
+from accordion.device import peak_flops, settle, training_device
 from accordion.model.moe import MoE
 from benchmarks.elasticity import PROCESSOR, SHAPE
 from benchmarks.harness import Figures, Row, Sheet, paired
@@ -21,7 +21,6 @@ from benchmarks.peers import Dense, MegatronLayer, QwenLayer, megatron
 REPEATS = 7
 CPU_SHAPES = {"E=64": (2048, 256, 256, 64, 4), "E=256": (2048, 256, 256, 256, 4)}  # T, H, I, E, K
 GPU_SHAPES = {"H=768": (8192, 768, 256, 128, 8), "H=1536": (8192, 1536, 256, 128, 8)}
-PRODUCT = 2048  # side of the matrices whose product says how fast the cores are
 
 
 def run(repeats: int, shapes: Mapping[str, tuple[int, int, int, int, int]] | None = None) -> list[Row | Sheet]:
@@ -29,13 +28,14 @@ def run(repeats: int, shapes: Mapping[str, tuple[int, int, int, int, int]] | Non
     device = training_device()
     rows: list[Row | Sheet] = []
     found: dict[str, list[float | None]] = {}
+    peak = peak_flops(device)
     with megatron(device):
         for name, sizes in (shapes or (GPU_SHAPES if device.type == "cuda" else CPU_SHAPES)).items():
             seconds, of_shape = _shape(name, sizes, repeats, device)
             rows += of_shape
             tokens, hidden, inner, _, top_k = sizes
             work = 3 * 6 * tokens * top_k * hidden * inner  # three products, and two of each in the backward pass
-            found[name] = [work / 1e9, work / seconds / 1e9, peak(device) / 1e9, work / seconds / peak(device)]
+            found[name] = [work / 1e9, work / seconds / 1e9, peak / 1e9, work / seconds / peak]
     columns = ["GFLOP a pass", "ours, GFLOP/s", "one product, GFLOP/s", "share"]
     rows.append(Sheet(title="What bounds the layer", columns=columns, lines=found))
     return rows
@@ -107,24 +107,3 @@ def _pass(forward: Callable[[Tensor], Tensor], forget: Callable[[], None], x: Te
         return spent if not x.is_cuda else {"s": spent["s"]}
 
     return once
-
-
-def peak(device: torch.device) -> float:
-    """Operations a second of one large product, the best of five."""
-    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
-    side = PRODUCT * (4 if device.type == "cuda" else 1)
-    left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-    best = float("inf")
-    for _ in range(6):
-        settle(device)
-        start = time.perf_counter()
-        left @ right
-        settle(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
-
-
-def settle(device: torch.device) -> None:
-    """Wait until the device has done everything."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()

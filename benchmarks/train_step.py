@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from accordion.config.pretrain import ModelConfig, ParallelConfig, PretrainConfig
 from accordion.data.batch import Batch
-from accordion.device import training_device
+from accordion.device import peak_flops, settle, training_device
 from accordion.model import Model
 from accordion.model.elastic import SubmodelSpec
 from accordion.model.flops import RowCounts, forward_flops
@@ -22,7 +22,6 @@ from accordion.train.engine import PlainEngine
 from accordion.train.ranks import Ranks
 from benchmarks.elasticity import SHAPE, text_batch
 from benchmarks.harness import Figures, Row, Sheet, paired
-from benchmarks.moe_layer import peak, settle
 from benchmarks.peers import megatron, megatron_loss, qwen_loss
 
 REPEATS = 5
@@ -66,7 +65,8 @@ def run(repeats: int, shape: ModelConfig = SHAPE, length: int = LENGTH, rows: in
     counts = [RowCounts(length, length, 0, 0, 0)] * len(tokens)
     work = sum(3 * forward_flops(shape, SubmodelSpec.full(shape), row, length, mtp=False) for row in counts)
     speed = sorted(speeds)[len(speeds) // 2] / tokens.numel() * work
-    figures = [work / 1e9, speed / 1e9, peak(device) / 1e9, speed / peak(device)]
+    peak = peak_flops(device)
+    figures = [work / 1e9, speed / 1e9, peak / 1e9, speed / peak]
     columns = ["GFLOP a step", "ours, GFLOP/s", "one product, GFLOP/s", "share"]
     found.append(Sheet(title="What bounds the step", columns=columns, lines={"step": figures}))
     found.append(_profile(own))

@@ -19,6 +19,7 @@ import torch
 from accordion.config.extract import BudgetConfig, Cost, SearchConfig
 from accordion.config.pretrain import ModelConfig
 from accordion.data.batch import Batch
+from accordion.device import settle
 from accordion.errors import ConfigError
 from accordion.extract.family import write_member
 from accordion.extract.plot import pareto
@@ -186,8 +187,7 @@ def latency_ms(model: Model, batch: Batch, repeats: int) -> float:
     for _ in range(repeats + 1):
         start = time.perf_counter()
         model.outputs(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        settle(device)
         times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[1:])
 

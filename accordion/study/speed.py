@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from accordion.config.study import StudyConfig
-from accordion.device import peak_flops
+from accordion.device import peak_flops, settle
 from accordion.model.sampler import ElasticSampler
 from accordion.observe import say
 from accordion.store.atomic import atomic_write
@@ -129,7 +129,7 @@ def _time(place: Place, unit: Unit, peak: float) -> dict[str, Any]:
     with enough_memory(memory_remedy(config)):
         trainer = begin(place, unit, config)
         for at, share in parts_of_a_run(trainer.sampler, config.steps):
-            step = _cost(trainer, place.device, at, place.study.timed_steps)
+            step = _cost(trainer, at, place.study.timed_steps)
             seconds, flops = seconds + share * step[0], flops + share * step[1]
     figures = {"seconds": seconds, "flops": flops, "peak_flops": peak}
     return {**figures, "made": place.made_now(), "identity": _identity(place, unit)}
@@ -145,19 +145,14 @@ def parts_of_a_run(sampler: ElasticSampler, steps: int) -> list[tuple[int, float
     return [(end - 1, (end - start) / steps) for start, end in pairwise(marks) if end > start]
 
 
-def _cost(trainer: Trainer, device: str, at: int, count: int) -> tuple[float, float]:
+def _cost(trainer: Trainer, at: int, count: int) -> tuple[float, float]:
     """Mean seconds and operations of `count` steps like the one at `at`; each draws its own sub-models."""
     steps = []
     for index in range(WARM + count):
         trainer.done = at
         start, before = time.monotonic(), trainer.flops
         trainer.step()
-        _settle(device)
+        settle(trainer.device)
         if index >= WARM:
             steps.append((time.monotonic() - start, trainer.flops - before))
     return statistics.mean(seconds for seconds, _ in steps), statistics.mean(flops for _, flops in steps)
-
-
-def _settle(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
