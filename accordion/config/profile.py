@@ -1,5 +1,6 @@
 """A profile: every setting of the pipeline, one section for each stage, read from `configs/NAME.yaml`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ from accordion.config.base import Settings
 from accordion.config.data import IngestConfig, PackConfig, TokenizersConfig, ValidateConfig, ValidateShardsConfig
 from accordion.config.extract import ExtractConfig, SearchConfig
 from accordion.config.posttrain import RlConfig, SftConfig
-from accordion.config.pretrain import AnalyseConfig, PretrainConfig
+from accordion.config.pretrain import AnalyseConfig, ElasticConfig, MemberSpec, ModelShape, PretrainConfig
 from accordion.config.release import EvaluateConfig, GateConfig, RegisterConfig, RegisterFamilyConfig, RolloutConfig
 from accordion.config.retrieval import DistilConfig
 from accordion.config.runtime import RuntimeConfig
 from accordion.config.study import StudyConfig
 from accordion.errors import ConfigError
 
+AXES = ("layers", "experts", "top_k")  # of a sub-model's size
 CONTROL = 4  # tokens around a clip in its document
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 
@@ -46,42 +48,21 @@ class Profile(Settings):
 
     def disagreements(self) -> list[str]:
         """What sections ask of each other and do not get, one line for each, beginning with the path of the key."""
-        shape = self.pretrain.model
-        most = {"layers": shape.layers, "experts": shape.experts, "top_k": shape.top_k}
-        drawn = {"pretrain.elastic": self.pretrain.elastic, "sft.elastic": self.sft.elastic}
-        asked = [
-            (f"{path}.{axis}", value)
-            for path, elastic in drawn.items()
-            for axis in most
-            for value in getattr(elastic, axis)
-        ]
-        members = {"pretrain.family": self.pretrain.family, "extract.members": self.extract.members}
-        members |= {"analyse.members": self.analyse.members}
-        asked += [
-            (f"{path}.{member.name}.{axis}", getattr(member, axis))
-            for path, family in members.items()
-            for member in family
-            for axis in most
-        ]
         lines = self._data_disagreements()
         if self.pretrain.long_context.share and not self.pack.long_sequence:
             lines.append(
                 f"pretrain.long_context.share: got {self.pretrain.long_context.share}; pack.long_sequence is 0, so "
                 "there is nothing to read: set it, or the share to 0"
             )
-        lines += [
-            f"{path}: got {value}; pretrain.model has {most[path.rpartition('.')[2]]}"
-            for path, value in asked
-            if value > most[path.rpartition(".")[2]]
-        ]
-        least = self.tokenizers.audio.levels + 1  # the first layer and the top ones, one for each audio code
-        lines += [
-            f"{path}: got {value}; a sub-model keeps at least {least} layers (tokenizers.audio.levels + 1)"
-            for path, value in asked
-            if path.endswith(".layers") and value < least
-        ]
+        drawn = {"pretrain.elastic": self.pretrain.elastic, "sft.elastic": self.sft.elastic}
+        members = {"pretrain.family": self.pretrain.family, "extract.members": self.extract.members}
+        members |= {"analyse.members": self.analyse.members}
+        lines += self._misfits("pretrain.model", self.pretrain.model, drawn, members)
         if "study" in self.model_fields_set:  # a profile without one does not run it
-            lines += self._study_disagreements(least)
+            study = self.study.pretrain
+            drawn = {"study.pretrain.elastic": study.elastic}
+            drawn |= {f"study.variants.{name}": elastic for name, elastic in self.study.variants.items()}
+            lines += self._misfits("study.pretrain.model", study.model, drawn, {"study.pretrain.family": study.family})
         names = [member.name for member in self.extract.members]
         if self.distil.member not in names:
             lines.append(f"distil.member: got {self.distil.member!r}; extract.members are {', '.join(names)}")
@@ -119,27 +100,38 @@ class Profile(Settings):
             )
         return lines
 
-    def _study_disagreements(self, least: int) -> list[str]:
-        study = self.study.pretrain
-        recipes = {"study.pretrain.elastic": study.elastic}
-        recipes |= {f"study.variants.{name}": elastic for name, elastic in self.study.variants.items()}
+    def _misfits(
+        self,
+        whole: str,
+        shape: ModelShape,
+        drawn: Mapping[str, ElasticConfig],
+        members: Mapping[str, Sequence[MemberSpec]],
+    ) -> list[str]:
+        """The sizes of sub-models that a model of `shape`, at the path `whole`, cannot have.
+
+        Args:
+            drawn, members: by their paths.
+        """
         asked = [
             (f"{path}.{axis}", axis, value)
-            for path, elastic in recipes.items()
-            for axis in ("layers", "experts", "top_k")
+            for path, elastic in drawn.items()
+            for axis in AXES
             for value in getattr(elastic, axis)
         ]
         asked += [
-            (f"study.pretrain.family.{member.name}.{axis}", axis, getattr(member, axis))
-            for member in study.family
-            for axis in ("layers", "experts", "top_k")
+            (f"{path}.{member.name}.{axis}", axis, getattr(member, axis))
+            for path, family in members.items()
+            for member in family
+            for axis in AXES
         ]
+        least = self.tokenizers.audio.levels + 1  # the first layer and the top ones, one for each audio code
         lines = []
         for path, axis, value in asked:
-            if value > getattr(study.model, axis):
-                lines.append(f"{path}: got {value}; study.pretrain.model has {getattr(study.model, axis)}")
+            if value > (most := getattr(shape, axis)):
+                lines.append(f"{path}: got {value}; {whole} has {most}")
             elif axis == "layers" and value < least:
-                lines.append(f"{path}: got {value}; a sub-model keeps at least {least} layers")
+                levels = "tokenizers.audio.levels + 1"
+                lines.append(f"{path}: got {value}; a sub-model keeps at least {least} layers ({levels})")
         return lines
 
 

@@ -116,6 +116,25 @@ def test_settings_that_do_not_go_together_are_told_without_all_the_others():
     assert str(error.value) == "study-cpu.yaml: study: recovery_shares wants ascending shares above 0 and at most 1"
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "study.pretrain.elastic.experts=[8, 99]",
+            r"study\.pretrain\.elastic\.experts: got 99; study\.pretrain\.model has",
+        ),
+        ("study.pretrain.model.top_k=1", r"study\.pretrain\.family\.full\.top_k: got 2; study\.pretrain\.model has 1"),
+        (
+            "study.variants.random.layers=[3, 8]",
+            r"study\.variants\.random\.layers: got 3; a sub-model keeps at least 5",
+        ),
+    ],
+)
+def test_sizes_of_the_family_experiment_are_those_of_its_own_model(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_profile("study-cpu", (override,))
+
+
 def test_every_wrong_key_is_reported_at_once():
     with pytest.raises(ConfigError) as error:
         load_profile("smoke", ("pretrain.stepz=3", "rl.grup=4"))
