@@ -67,9 +67,9 @@ def search_family(
     policy: Policy = "policy",
     shards: Shards = None,
     cost: Annotated[Cost, typer.Option(help="What the front weighs against the loss.")] = "active_parameters",
-    max_parameters: Annotated[int | None, typer.Option(help="Limit.")] = None,
-    max_active: Annotated[int | None, typer.Option(help="Limit on parameters used for a token.")] = None,
-    max_bytes: Annotated[int | None, typer.Option(help="Limit on bytes of weights.")] = None,
+    max_parameters: Annotated[int | None, typer.Option(min=1, help="Limit.")] = None,
+    max_active: Annotated[int | None, typer.Option(min=1, help="Limit on parameters used for a token.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(min=1, help="Limit on bytes of the file of weights.")] = None,
     max_latency: Annotated[float | None, typer.Option(help="Limit on measured milliseconds a sequence.")] = None,
     trials: Annotated[int, typer.Option(help="Members to judge.")] = 64,
     sequences: Annotated[int, typer.Option(help="Validation sequences that steer; as many others judge.")] = 16,
@@ -83,6 +83,7 @@ def search_family(
     """
     from accordion.config.extract import BudgetConfig, SearchConfig
     from accordion.errors import DataError
+    from accordion.extract.search import listed
     from accordion.extract.search import search_family as search
     from accordion.lookup import open_verified
     from accordion.store.atomic import atomic_folder
@@ -102,8 +103,8 @@ def search_family(
         found = search(config, out=into, policy=folder, shards=_shards(shards, folder))
     typer.echo(f"{found['tried']} tried, {found['judged']} within the budget judged, {found['front']} on the front")
     for row in found["members"]:
-        costs = ", ".join(f"{name.replace('_', ' ')} {value:,.6g}" for name, value in row["costs"].items())
-        typer.echo(f"  {row['name']}: {row['held_out_relative_loss']:.4f} of the full model's loss; {costs}")
+        costs = listed(row["costs"])
+        typer.echo(f"  {row['name']}: {row['held_out_relative_loss']:.4f} times the full model's loss; {costs}")
     typer.echo(f"{out}: search.json, pareto.png, members/")
 
 

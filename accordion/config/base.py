@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from accordion.errors import ConfigError
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator in use takes
 
 
 class Settings(BaseModel):

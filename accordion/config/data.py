@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from accordion.config.base import Settings
+from accordion.config.base import Seed, Settings
 
 
 class SourceConfig(Settings):
@@ -55,7 +55,7 @@ class DecontaminationConfig(Settings):
 class IngestConfig(Settings):
     """Which data to read and how to split it."""
 
-    seed: int = 0
+    seed: Seed = 0
     tier: Literal["sample", "full"] = Field(
         "sample", description="sample: shipped in the repository, data/sample; full: built by `make data`"
     )
@@ -184,7 +184,7 @@ class VisionTokenizerConfig(Settings):
     steps: int = Field(300, ge=1)
     batch: int = 32
     learning_rate: float = 5e-3
-    seed: int = 0
+    seed: Seed = 0
     losses: VisionLossConfig = VisionLossConfig()
 
     @property
@@ -222,7 +222,7 @@ class AudioTokenizerConfig(Settings):
     )
     semantic: float = Field(0.7, ge=0, le=1, description="how much the distance of code 1 is the teacher's")
     distillation: float = Field(0.05, ge=0, description="weight of the teacher's features read off code 1")
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _fits(self) -> "AudioTokenizerConfig":
@@ -243,7 +243,7 @@ class PackConfig(Settings):
     """How documents become fixed-length sequences."""
 
     sequence: int = Field(512, ge=16, description="positions in a packed sequence")
-    seed: int = 0
+    seed: Seed = 0
     passes: int = Field(1, ge=1, description="times the training text is encoded, each with its own BPE-dropout")
     dropout: float = Field(0.1, ge=0, lt=1, description="BPE-dropout probability, training text only")
     positions: int = Field(1_200_000, ge=1, description="most positions of the training split, before padding")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from accordion.config.base import Settings
+from accordion.config.base import Seed, Settings
 from accordion.config.pretrain import MEMBERS, Family
 
 RECOVERY_RATE = 0.2  # of the learning rate of the run: docs/experiments.md has what higher ones did
@@ -25,14 +25,14 @@ class BudgetConfig(Settings):
 
     parameters: int | None = Field(None, ge=1)
     active_parameters: int | None = Field(None, ge=1, description="used for one token")
-    bytes: int | None = Field(None, ge=1, description="of its tensors in float32")
+    bytes: int | None = Field(None, ge=1, description="of its file of weights, in float32")
     latency_ms: float | None = Field(None, gt=0, description="measured: one forward pass of one packed sequence")
 
 
 class SearchConfig(Settings):
     """Search for members: depth, and for each layer its experts and top-k."""
 
-    seed: int = 0
+    seed: Seed = 0
     cost: Cost = Field("active_parameters", description="what the Pareto front weighs against the loss")
     budget: BudgetConfig = BudgetConfig()
     trials: int = Field(64, ge=1, description="members judged, the even ones of every size among them")
@@ -45,7 +45,7 @@ class SearchConfig(Settings):
 class RecoverConfig(Settings):
     """Further training of an extracted member on its own, with the settings of the run it came from."""
 
-    seed: int = 0
+    seed: Seed = 0
     steps: int = Field(30, ge=1)
     batch: int | None = Field(None, ge=1, description="sequences a step; None: as many as in pre-training")
     rate: float = Field(RECOVERY_RATE, gt=0, description="learning rate at the start, of that of pre-training")

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from accordion.config.base import Settings
+from accordion.config.base import Seed, Settings
 from accordion.config.pretrain import ElasticConfig
 
 
@@ -24,7 +24,7 @@ class TaskConfig(Settings):
 class SftConfig(Settings):
     """Supervised fine-tuning on solved problems, with pre-training text as replay."""
 
-    seed: int = 0
+    seed: Seed = 0
     tasks: tuple[TaskConfig, ...] = Field((TaskConfig(prompt="{expression} ="),), min_length=1)
     problems: int = Field(2000, ge=1, description="distinct training problems")
     steps: int = Field(150, ge=1)
@@ -49,7 +49,7 @@ class SftConfig(Settings):
 class RlConfig(Settings):
     """Reinforcement learning with verifiable rewards (post-training, policy objective)."""
 
-    seed: int = 0
+    seed: Seed = 0
     tasks: tuple[TaskConfig, ...] = Field((TaskConfig(prompt="{expression} ="),), min_length=1)
     objective: Literal["misc", "grpo"] = Field(
         "misc", description="misc: sequence-level ratio (GSPO) with the token-level train/infer mask; "

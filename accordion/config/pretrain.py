@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from accordion.config.base import Settings
+from accordion.config.base import Seed, Settings
 
 VIDEO_WINDOW = 8
 LayerOrder = Literal["outer", "even"]
@@ -271,7 +271,7 @@ class ParallelConfig(Settings):
 class PretrainConfig(Settings):
     """Elastic MoE pre-training."""
 
-    seed: int = 0
+    seed: Seed = 0
     engine: Literal["plain", "megatron"] = Field(
         "plain", description="what runs the layers: plain PyTorch, or Megatron-Core with its kinds of parallelism"
     )
@@ -369,7 +369,7 @@ class AnalyseConfig(Settings):
 
     sequences: int = Field(16, ge=1, description="validation sequences to route, every kind of document among them")
     members: Family = Field(MEMBERS, description="analysed beside the full model")
-    seed: int = 0
+    seed: Seed = 0
 
 
 def model_config(config: PretrainConfig, meta: Mapping[str, Any]) -> ModelConfig:

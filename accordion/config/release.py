@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from accordion.config.base import Settings
+from accordion.config.base import Seed, Settings
 
 
 class EvaluateConfig(Settings):
     """Zero-shot evaluation beside BM25."""
 
-    seed: int = 0
+    seed: Seed = 0
     bootstrap: int = Field(1000, ge=100, description="resamples of a 95 % interval")
     permutations: int = Field(10_000, ge=100, description="sign flips of a paired randomisation test")
     depth: int = Field(100, ge=100, description="documents ranked for a query; Recall@100 needs 100")

@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from accordion.config.base import Settings
+from accordion.config.base import Seed, Settings
 
 
 class DistilConfig(Settings):
     """Distillation of a retrieval encoder from a sub-model."""
 
-    seed: int = 0
+    seed: Seed = 0
     member: str = Field("shallow", description="which extracted sub-model becomes the encoder")
     source_domain: str = Field("libreoffice-help", description="the only domain trained on")
     pooling: Literal["mean", "last"] = "mean"

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from accordion.config.base import Settings
+from accordion.config.base import Seed, Settings
 from accordion.config.extract import RECOVERY_RATE
 from accordion.config.pretrain import ElasticConfig, MemberSpec, PretrainConfig
 
@@ -18,7 +18,7 @@ class StudyConfig(Settings):
         PretrainConfig(),
         description="the full model, its elastic run and the budget; `family` holds the reported sizes",
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=2)
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=2)
     family: tuple[str, ...] = Field(
         ("shallow", "narrow", "small"),
         min_length=1,
@@ -59,8 +59,8 @@ class StudyConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> "StudyConfig":
         names = [member.name for member in self.members]
-        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds {list(self.seeds)}: wants different ones from 0 on; the intervals are over them")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)}: wants different ones; the intervals are over them")
         self._refuse_what_units_do_not_do()
         if taken := sorted({*RESERVED, *names} & set(self.variants)):
             raise ValueError(f"variants {taken}: are names of other units; give each variant a name of its own")

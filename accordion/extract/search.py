@@ -9,7 +9,7 @@ extraction would write.
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from accordion.extract.plot import pareto
 from accordion.extract.slicing import cut
 from accordion.model import Model, SubmodelSpec, load_model
 from accordion.model.elastic import expert_order, fixed_layers, parameter_counts
+from accordion.model.files import weights_size
 from accordion.observe import progress, record
 from accordion.store.atomic import atomic_write
 from accordion.train.validate import validation_losses
@@ -80,7 +81,7 @@ def search_family(config: SearchConfig, *, out: Path, policy: Path, shards: Path
     least = judge.costs(_smallest(model.config))
     if over := excess(least, config.budget):
         raise ConfigError(
-            f"search.budget: no member of this model fits; the smallest has {_listed(least)}; raise {', '.join(over)}"
+            f"search.budget: no member of this model fits; the smallest has {listed(least)}; raise {', '.join(over)}"
         )
     _search(config, model.config, judge)
     found = list(judge.known.values())
@@ -156,6 +157,7 @@ class _Judge:
         self.config, self.model, self.data = config, model, data
         self.full_losses = validation_losses(model, data)
         self.known: dict[SubmodelSpec, Found] = {}
+        self._costs: dict[SubmodelSpec, dict[Cost, float]] = {}
         self.timed = config.cost == "latency_ms" or config.budget.latency_ms is not None
 
     def __call__(self, spec: SubmodelSpec) -> Found | None:
@@ -169,14 +171,16 @@ class _Judge:
         return self.known[spec]
 
     def costs(self, spec: SubmodelSpec) -> dict[Cost, float]:
-        """What a member costs; its latency is measured only if the search asks for it."""
-        total, active = parameter_counts(spec.config(self.model.config))
-        biases = sum(len(kept) for kept in spec.experts)  # of selection, stored beside the weights
-        costs: dict[Cost, float] = {"parameters": total, "active_parameters": active, "bytes": 4 * (total + biases)}
-        if self.timed:
-            sequence = self.data[0].select([0])
-            costs["latency_ms"] = latency_ms(cut(self.model, spec), sequence, self.config.latency_repeats)
-        return costs
+        """What a member costs; its latency is measured, once, only if the search asks for it."""
+        if spec not in self._costs:
+            config = spec.config(self.model.config)
+            total, active = parameter_counts(config)
+            costs: dict[Cost, float] = {"parameters": total, "active_parameters": active, "bytes": weights_size(config)}
+            if self.timed:
+                sequence = self.data[0].select([0])
+                costs["latency_ms"] = latency_ms(cut(self.model, spec), sequence, self.config.latency_repeats)
+            self._costs[spec] = costs
+        return self._costs[spec]
 
 
 @torch.no_grad()
@@ -197,11 +201,7 @@ def _search(config: SearchConfig, shape: ModelConfig, judge: _Judge) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-    def over(trial: Any) -> list[float]:
-        return trial.user_attrs["over"]
-
-    sampler = optuna.samplers.NSGAIISampler(population_size=config.population, seed=config.seed, constraints_func=over)
+    sampler = optuna.samplers.NSGAIISampler(population_size=config.population, seed=config.seed)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     for genes in _even_members(shape)[: config.trials]:
         study.enqueue_trial(genes)
@@ -209,9 +209,10 @@ def _search(config: SearchConfig, shape: ModelConfig, judge: _Judge) -> None:
         trial = study.ask()
         spec = _spec(shape, trial)
         member = judge(spec)
-        costs = judge.costs(spec) if member is None else member.costs
+        costs = judge.costs(spec)
         loss = NOT_JUDGED if member is None else member.loss
-        trial.set_user_attr("over", list(excess(costs, config.budget).values()) or [0.0])
+        for name, share in excess(costs, config.budget).items():
+            trial.set_constraint(name, share)
         study.tell(trial, [loss, costs[config.cost]])
         if member is not None:
             record(number, {"search/relative_loss": loss, f"search/{config.cost}": costs[config.cost]})
@@ -244,12 +245,13 @@ def _smallest(shape: ModelConfig) -> SubmodelSpec:
 
 
 def _even_members(shape: ModelConfig) -> list[dict[str, int]]:
-    """Genes of members alike in all layers, the full one first: what the search begins with."""
+    """Genes of members alike in all layers, the full one first, then the smallest: what the search begins with."""
     least, most_k = len(fixed_layers(shape)), max(shape.top_k)
     depths = _steps(least, shape.layers)
     widths = [1 - step * (1 - NARROWEST) / (EVEN_STEPS - 1) for step in range(EVEN_STEPS)]
     uses = _steps(max(1, most_k // 2), most_k)
-    found = []
+    full, smallest = _even(shape, shape.layers, 1.0, most_k), _even(shape, least, 0.0, 1)
+    found = [full, smallest]  # the smallest fits every budget that can be met
     for step in range(EVEN_STEPS):  # the diagonal first: every axis shrinks together
         depth_here, width_here, use_here = depths[step % len(depths)], widths[step], uses[step % len(uses)]
         for depth, width, used in (
@@ -258,12 +260,17 @@ def _even_members(shape: ModelConfig) -> list[dict[str, int]]:
             (shape.layers, width_here, most_k),
             (shape.layers, 1.0, use_here),
         ):
-            genes = {"layers": depth}
-            for layer in range(shape.layers):
-                genes[f"experts_{layer}"] = max(_narrowest(shape, layer), round(width * shape.experts[layer]))
-                genes[f"top_k_{layer}"] = min(used, shape.top_k[layer])
-            found.append(genes)
+            found.append(_even(shape, depth, width, used))
     return list({json.dumps(genes): genes for genes in found}.values())
+
+
+def _even(shape: ModelConfig, depth: int, width: float, used: int) -> dict[str, int]:
+    """Genes of a member with so many layers, this share of the experts of each, and so many experts a token."""
+    genes = {"layers": depth}
+    for layer in range(shape.layers):
+        genes[f"experts_{layer}"] = max(_narrowest(shape, layer), round(width * shape.experts[layer]))
+        genes[f"top_k_{layer}"] = min(used, shape.top_k[layer])
+    return genes
 
 
 def _narrowest(shape: ModelConfig, layer: int) -> int:
@@ -289,5 +296,8 @@ def _sequences(shards: Path, count: int) -> tuple[list[Batch], list[Batch]]:
     return first, second
 
 
-def _listed(costs: dict[Cost, float]) -> str:
-    return ", ".join(f"{name} {value:,.6g}" for name, value in costs.items())
+def listed(costs: Mapping[Cost, float]) -> str:
+    """Costs in words."""
+    words = {name: f"{name.replace('_', ' ')} {value:,.0f}" for name, value in costs.items() if name != "latency_ms"}
+    timed = [f"{costs['latency_ms']:.4g} ms a sequence"] if "latency_ms" in costs else []
+    return ", ".join([*words.values(), *timed])

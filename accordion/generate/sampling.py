@@ -37,6 +37,7 @@ class Sampling:
             ("temperature", not 0 <= self.temperature <= 100, "0 (the likeliest each time) to 100"),
             ("top_k", self.top_k < 0, "0 (all) or more"),
             ("top_p", not 0 < self.top_p <= 1, "more than 0 and at most 1 (all)"),
+            ("seed", not 0 <= self.seed < 2**32, f"0 to {2**32 - 1}"),
             ("guidance", not 0 <= self.guidance <= 100, "0 (no caption) to 100; 1 is the caption alone"),
         ):
             if wrong:

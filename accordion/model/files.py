@@ -1,5 +1,6 @@
 """A model on disk: `model.safetensors` and `config.json`, written whole, checked name by name when read."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,6 +49,22 @@ def read_config(folder: Path) -> ModelConfig:
         return ModelConfig.from_json(path.read_text())
     except ConfigError as error:
         raise ArtifactError(f"{path}: {error}; restore the folder or train again with this version") from None
+
+
+def weights_size(config: ModelConfig) -> int:
+    """Bytes of the `model.safetensors` of a model, of which no weight is made.
+
+    That format (huggingface.co/docs/safetensors): eight bytes, a JSON header filled up with spaces to a multiple of
+    eight, the tensors one after the other, those of wider types first, then by name.
+    """
+    with torch.device("meta"):
+        tensors = Model(config).state_dict()
+    header, end = {}, 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":")))
+    return 8 + length + -length % 8 + end
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -59,6 +59,8 @@ def test_unknown_key_deep_in_a_section_lists_the_known_ones():
             r"two members are called a; give each a name of its own",
         ),
         ("pretrain.steps=[1", r"pretrain\.steps: got '\[1', which is not YAML"),
+        ("ingest.seed=-1", r"ingest\.seed: got -1; input should be greater than or equal to 0"),
+        ("pretrain.seed=99999999999999999999", r"pretrain\.seed: got 9+; input should be less than 4294967296"),
         ("steps", r"'steps': an override is written section\.key=value"),
     ],
 )
@@ -92,7 +94,8 @@ def test_sections_that_do_not_fit_each_other_are_refused_before_any_work(overrid
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("study.seeds=[0, 0]", r"study-cpu\.yaml: study: seeds \[0, 0\]: wants different ones from 0 on"),
+        ("study.seeds=[0, 0]", r"study-cpu\.yaml: study: seeds \[0, 0\]: wants different ones"),
+        ("study.seeds=[-1, 0]", r"study\.seeds\.0: got -1; input should be greater than or equal to 0"),
         ("study.variants={fixed: {distil_share: 0.0}}", r"study: variants \['fixed'\]: are names of other units"),
         ("study.variants={small: {distil_share: 0.0}}", r"study: variants \['small'\]: are names of other units"),
         (

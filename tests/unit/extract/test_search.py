@@ -7,9 +7,9 @@ import pytest
 from accordion.config.extract import BudgetConfig, SearchConfig
 from accordion.errors import ConfigError
 from accordion.extract.huggingface import obstacle
-from accordion.extract.search import Found, excess, pareto_front, search_family, spread
+from accordion.extract.search import Found, excess, listed, pareto_front, search_family, spread
 from accordion.model import Model, SubmodelSpec, load_model, save_model
-from accordion.model.elastic import parameter_counts
+from accordion.model.elastic import fixed_layers, parameter_counts
 from accordion.store import Manifest
 from accordion.train.validate import validation_batches, validation_losses
 from tests.unit.model.synthetic import small_config
@@ -55,7 +55,8 @@ def test_the_budget_holds_for_every_member_written(place, tmp_path):
     assert figures["judged"] < figures["tried"] == QUICK.trials
     for row in figures["members"]:
         assert row["costs"]["active_parameters"] <= budget.active_parameters
-        assert (tmp_path / "out" / "members" / row["name"] / "model.safetensors").stat().st_size <= 1.2 * budget.bytes
+        size = (tmp_path / "out" / "members" / row["name"] / "model.safetensors").stat().st_size
+        assert size == row["costs"]["bytes"] <= budget.bytes
 
 
 def test_every_member_found_has_a_card_and_where_its_layers_are_alike_a_huggingface_layout(place, tmp_path):
@@ -92,6 +93,25 @@ def test_a_budget_that_nothing_fits_names_the_smallest_member(place, tmp_path):
     with pytest.raises(ConfigError, match=r"no member of this model fits; the smallest has .* raise parameters"):
         search(config, place, tmp_path / "out")
     assert not (tmp_path / "out" / "members").exists()
+
+
+def test_a_budget_that_only_the_smallest_member_fits_finds_it_at_once(place, tmp_path):
+    shape = small_config()
+    least = SubmodelSpec.nested(shape, layers=len(fixed_layers(shape)), experts=3, top_k=1)
+    limit = parameter_counts(least.config(shape))[1]
+    config = QUICK.model_copy(update={"budget": BudgetConfig(active_parameters=limit), "trials": 3})
+    figures, _ = search(config, place, tmp_path / "out")
+    assert [row["costs"]["active_parameters"] for row in figures["members"]] == [limit]
+
+
+def test_the_search_says_nothing_of_its_library(place, tmp_path, recwarn):
+    search(SearchConfig(trials=3, population=2, sequences=2), place, tmp_path / "out")
+    assert [str(each.message) for each in recwarn if "optuna" in str(each.message)] == []
+
+
+def test_costs_in_words():
+    costs = {"parameters": 2825872.0, "bytes": 11303700.0, "latency_ms": 12.3456}
+    assert listed(costs) == "parameters 2,825,872, bytes 11,303,700, 12.35 ms a sequence"
 
 
 def found(loss: float, cost: float) -> Found:

@@ -117,7 +117,8 @@ def test_sampling_keeps_to_the_likeliest_and_repeats_by_seed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"temperature": -1}, "temperature -1"), ({"top_k": -2}, "top_k -2"), ({"top_p": 0}, "top_p 0"),
-     ({"top_p": 1.5}, "top_p 1.5"), ({"guidance": -1}, "guidance -1"), ({"temperature": float("nan")}, "temperature")],
+     ({"top_p": 1.5}, "top_p 1.5"), ({"guidance": -1}, "guidance -1"), ({"seed": -1}, "seed -1"),
+     ({"seed": 2**64}, "seed 18446744073709551616"), ({"temperature": float("nan")}, "temperature")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(DataError, match=message):
