@@ -27,6 +27,6 @@ def keep(
             out, kind=stage.kind + SUFFIX, stage=stage.name, config=json.loads(config), parents=inputs, created=created
         )
     versions(run.settings).add(artifact, f"{stage.name} of run {run.id} refused its data", profile=run.profile)
-    about = {"refused": str(artifact), **{name: str(given) for name, given in inputs.items()}, "config": config}
+    about = {"refused": str(artifact), **{name: str(given) for name, given in inputs.items()}}
     pages = [store().path(artifact) / page for page in stage.pages if (folder / page).is_file()]
-    return artifact, _deck.render(f"{stage.name}: refused", about, "", {}, pages)
+    return artifact, _deck.render(f"{stage.name}: refused", about, config, "", {}, pages)

@@ -137,9 +137,9 @@ class Stage:
             folder = store().path(artifact)
             tags = {"artifact": str(artifact), "dvc": version.hash, "bytes": str(version.bytes)}
             pages = [folder / page for page in self.pages]
-            about = {**tags, "seconds": f"{measured['seconds']:.1f}", "git commit": run.commit, "config": config}
+            about = {**tags, "seconds": f"{measured['seconds']:.1f}", "git commit": run.commit}
             metrics |= {"speed": measured["speed"]}
-            deck = _deck.render(self.name, about, sections(self.name, metrics, folder), curves, pages)
+            deck = _deck.render(self.name, about, config, sections(self.name, metrics, folder), curves, pages)
             self._write_deck(run, deck)
             files = [folder / METRICS, *pages, *self._logged(folder)]
             tracker.finish(metrics, tags, [*files, run.history / "decks" / f"{self.name}.html"])
