@@ -4,8 +4,8 @@
     python -m accordion.study run --profile configs/study-gpu.yaml --data DIR --out DIR --jobs 6 --time-limit 540
     python -m accordion.study conclude --profile configs/study-gpu.yaml --data DIR --out DIR [--results DIR]
 
-A run that is stopped goes on when it is called again with the same folders; `conclude` says what the finished units
-say so far.
+A run that is stopped ends with status 3 and goes on when it is called again with the same folders; `conclude` says
+what the finished units say so far.
 """
 
 import argparse
@@ -18,20 +18,20 @@ from typing import Any
 
 from accordion.config.profile import load_profile
 from accordion.device import device
-from accordion.errors import AccordionError
+from accordion.errors import AccordionError, Interrupted
 from accordion.home import git_commit
 from accordion.observe import say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command of the arguments; 0 when all is done, 3 when time ran out, 2 for an error of the user."""
+    """Run the command of the arguments; 0: all is done, 3: stopped or out of time, call again, 2: wrong."""
     call = sys.argv[1:] if arguments is None else list(arguments)
     given = _parser().parse_args(call)
     try:
         return _export(given) if given.command == "export" else _run(given, call)
     except AccordionError as error:
         say(f"error: {error}")
-        return 2
+        return 3 if isinstance(error, Interrupted) else 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,10 +50,18 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         command.add_argument("--commit", default="", help="of the code, where there is no git checkout")
         if name == "run":
-            command.add_argument("--jobs", type=int, default=1, help="units at once")
-            command.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+            command.add_argument("--jobs", type=_number, default=1, help="units at once")
+            command.add_argument("--threads", type=_number, default=1, help="CPU threads of each")
             command.add_argument("--time-limit", type=float, help="seconds after which units save their state and stop")
     return parser
+
+
+def _number(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {value}; wants 1 or more")
+    return value
 
 
 def _export(given: argparse.Namespace) -> int:

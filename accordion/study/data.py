@@ -40,11 +40,15 @@ def export(shards: Path, out: Path) -> dict[str, int]:
     """Write the columns of both splits of `shards` into the new folder `out`; sequences by split.
 
     Raises:
-        DataError: a position is no multiple of 1/64.
+        DataError: `out` exists, or a position is no multiple of 1/64.
+        ArtifactError: `shards` is no folder of shards.
     """
-    from accordion.data.loader import batches, blended  # reading shards needs more libraries than the experiment does
+    from accordion.data import shards as packed  # reading shards needs more libraries than the experiment does
+    from accordion.data.loader import batches, blended
 
-    meta = json.loads((shards / "meta.json").read_text())
+    if out.exists():
+        raise DataError(f"{out}: exists; name a new folder")
+    meta = packed.read_meta(shards)
     sizes = {}
     with atomic_folder(out) as folder:
         for split in SPLITS:
@@ -105,11 +109,18 @@ def _unpacked(folder: Path, split: str, name: str, cache: Path | None) -> np.nda
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """meta.json of an exported folder: the sizes a model needs, and `sequences` by split."""
+    """meta.json of an exported folder: the sizes a model needs, and `sequences` by split.
+
+    Raises:
+        ArtifactError: it is missing or unreadable, or the folder holds shards.
+    """
     path = folder / "meta.json"
     if not path.is_file():
         raise ArtifactError(f"{path}: missing; make the folder with `python -m accordion.study export`")
-    meta = json.loads(path.read_text())
+    try:
+        meta = json.loads(path.read_text())
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not readable ({error}); export the shards again") from None
     if "sequences" not in meta:
         raise ArtifactError(f"{folder}: these are shards; export them with `python -m accordion.study export` first")
     return meta

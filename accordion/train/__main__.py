@@ -16,14 +16,15 @@ from pathlib import Path
 
 from accordion.config.profile import load_profile
 from accordion.device import device
-from accordion.errors import AccordionError, DataError
+from accordion.errors import AccordionError, DataError, Interrupted, RankLost
 from accordion.observe import say
 from accordion.store.atomic import atomic_write
 from accordion.train.launch import launch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stage with the arguments; 0 when it is done, 2 for an error of the user."""
+    """Run the stage with the arguments; 0: it is done, 3: it was stopped or lost a process and goes on when it is
+    called again, 2: an error of the user."""
     parser = argparse.ArgumentParser(prog="python -m accordion.train", description=__doc__.partition("\n")[0])
     parser.add_argument("--profile", required=True, help="name of a profile in configs/, or a YAML file")
     parser.add_argument("--shards", type=Path, required=True, help="what the pack stage made")
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             metrics = launch(profile.pretrain, shards=given.shards, out=given.out, resume=given.resume)
     except AccordionError as error:
         say(f"error: {error}")
-        return 2
+        return 3 if isinstance(error, Interrupted | RankLost) else 2
     if leader:
         atomic_write(given.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return 0

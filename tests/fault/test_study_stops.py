@@ -70,7 +70,7 @@ def test_a_killed_or_stopped_experiment_keeps_its_units_and_leaves_nobody_behind
     left = workers(second)
     second.send_signal(signal.SIGTERM)
     _, said = second.communicate(timeout=120)
-    assert second.returncode == 2
+    assert second.returncode == 3
     assert "elastic_seed0: goes on after step" in said and "fixed_seed0: goes on after step" in said
     assert "error: study: stopped by SIGTERM; the units at hand are saved; run it again to go on" in said
     assert not psutil.wait_procs(left, timeout=10)[1]
@@ -88,7 +88,7 @@ def test_when_a_process_ends_so_does_the_experiment_and_units_are_saved(
         for process in (run, *left):
             process.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=120)
-    assert run.returncode == 2
+    assert run.returncode == 3
     assert not psutil.wait_procs(left, timeout=10)[1]
     if how == "one is killed":
         assert "error: study: a process that ran a unit was killed (often for memory); the other units at hand" in said

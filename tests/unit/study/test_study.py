@@ -25,7 +25,7 @@ from accordion.model.sampler import Draw, ElasticSampler
 from accordion.report.deck import deck
 from accordion.study import pool, run
 from accordion.study.__main__ import main
-from accordion.study.data import Resident, ResidentLoader, export
+from accordion.study.data import Resident, ResidentLoader, export, read_meta
 from accordion.study.figures import interval, summarise
 from accordion.study.run import run_unit
 from accordion.study.speed import expected, parts_of_a_run, read_timing, time_steps
@@ -408,3 +408,22 @@ def test_the_command_says_what_is_wrong_and_goes_on_when_time_ran_out(data, tmp_
     assert "meta.json: missing" in capsys.readouterr().err
     assert main(["run", *call, "--set", "study.pretrain.elastic.experts=[64]"]) == 2
     assert "study.pretrain.elastic.experts: got 64; study.pretrain.model has 4" in capsys.readouterr().err
+    for wrong in ("--jobs", "--threads"):
+        with pytest.raises(SystemExit):
+            main(["run", *call, wrong, "0"])
+        assert f"argument {wrong}: got 0; wants 1 or more" in capsys.readouterr().err
+
+
+def test_an_export_wants_shards_and_a_new_folder(data, tmp_path, capsys):
+    assert main(["export", "--shards", str(tmp_path), "--out", str(tmp_path / "new")]) == 2
+    assert "meta.json: missing; run the pack stage" in capsys.readouterr().err
+    before = (data / "meta.json").read_bytes()
+    assert main(["export", "--shards", str(data.parent / "shards"), "--out", str(data)]) == 2
+    assert f"{data}: exists; name a new folder" in capsys.readouterr().err
+    assert (data / "meta.json").read_bytes() == before
+
+
+def test_an_unreadable_meta_of_the_data_is_told(tmp_path):
+    (tmp_path / "meta.json").write_text('{"sequences"')
+    with pytest.raises(ArtifactError, match=r"meta\.json: not readable .*; export the shards again"):
+        read_meta(tmp_path)

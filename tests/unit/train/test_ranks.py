@@ -1,7 +1,9 @@
 """Several processes train what one trains: DDP, FSDP2 and Megatron-Core's kinds of parallelism, on gloo."""
 
 import json
+import os
 import shutil
+import signal
 from contextlib import closing
 from itertools import islice
 
@@ -14,6 +16,7 @@ from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.errors import ConfigError
 from accordion.model import load_model
+from accordion.observe import listening
 from accordion.train.__main__ import main
 from accordion.train.checkpoint import Snapshot
 from accordion.train.loop import Trainer
@@ -232,6 +235,15 @@ def test_the_command_trains_and_says_what_is_wrong(shards, tmp_path, capsys):
     assert main(call) == 2 and "exists and is not empty; name a new folder" in capsys.readouterr().err
     assert main([*call, "--set", "pretrain.parallel.tensor=2"]) == 2
     assert "parallel.tensor above 1 needs engine: megatron" in capsys.readouterr().err
+
+
+def test_the_status_of_a_run_that_was_stopped_tells_a_scheduler_to_call_again(shards, tmp_path, capsys):
+    call = ["--profile", "smoke", "--shards", str(shards), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    call += ["--resume", str(tmp_path / "resume"), "--set", "pretrain.steps=3", "--set", "pretrain.batch=4"]
+    with listening(lambda step, _: os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None):
+        assert main(call) == 3
+    assert "error: pretrain: stopped by SIGTERM after step 1 of 3, which is saved" in capsys.readouterr().err
+    assert main(call) == 0
 
 
 def test_an_engine_of_several_processes_is_refused_outside_of_the_stage(shards):
