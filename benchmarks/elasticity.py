@@ -82,7 +82,7 @@ def _pass(model: Model, batch: Batch, draw: Draw, device: torch.device) -> Figur
     settle(device)
     start, busy = time.perf_counter(), time.process_time()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        total = torch.stack(list(model(batch, draw).means.values())).sum()
+        total = torch.stack(list(model(batch, draw).aims.values())).sum()
     total.backward()
     settle(device)
     spent = {"s": time.perf_counter() - start, PROCESSOR: time.process_time() - busy}

@@ -5,7 +5,7 @@ Text (and the token after the next): cross-entropy of a token. Image and video: 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -126,35 +126,37 @@ class Outputs:
     audio: Tensor
 
     def losses(self, lessons: Lessons | None = None, scale_weights: Tensor | None = None) -> "Losses":
-        """The losses of these predictions; with `lessons`, a pupil's is (1 - w) its own + w KL(teacher || pupil).
+        """The losses of these predictions: of the data, and what training minimises.
 
         Args:
-            scale_weights: (scales,), how much the bits of each scale count in what training minimises.
+            lessons: by which a pupil's loss is (1 - w) its own + w KL(teacher || pupil) in what is minimised.
+            scale_weights: (scales,), how much the bits of each scale count in what is minimised.
         """
         targets = self.targets
         bits = F.binary_cross_entropy_with_logits(self.vision.float(), targets.bits, reduction="none").sum(1)  # (v,)
-        text, audio = self._text_and_audio(lessons)
-        if lessons is not None and len(lessons.vision[0]):
+        sums = {
+            "text": F.cross_entropy(self.text, targets.text, reduction="sum"),
+            **self._images_and_video(bits),
+            "audio": F.cross_entropy(self.audio.flatten(0, -2), targets.codes.flatten(), reduction="sum"),
+        }
+        weighed = dict(sums)
+        if lessons is not None:
+            weighed["text"] = sums["text"] + _lesson(self.text, targets.text, lessons.text, lessons.weight)
+            weighed["audio"] = sums["audio"] + _lesson(self.audio, targets.codes, lessons.audio, lessons.weight)
             pupils, teachers = lessons.vision
             bits = bits.index_add(0, pupils, lessons.weight * (self._bits_apart(pupils, teachers) - bits[pupils]))
-        video = targets.video.to(bits.dtype)
-        sums = {"text": text, "image": (bits * (1 - video)).sum(), "video": (bits * video).sum(), "audio": audio}
+        if scale_weights is not None:
+            bits = bits * scale_weights[targets.scale]
+        weighed |= self._images_and_video(bits)
         if self.mtp is not None:
             sums["mtp"] = F.cross_entropy(self.mtp, targets.mtp, reduction="sum")
         held = targets.counts
-        counts = {name: held[name] for name in sums}
-        if scale_weights is None:
-            return Losses(sums, counts)
-        bits = bits * scale_weights[targets.scale]
-        return Losses(sums, counts, {"image": (bits * (1 - video)).sum(), "video": (bits * video).sum()})
+        return Losses(sums, {name: held[name] for name in sums}, weighed)
 
-    def _text_and_audio(self, lessons: Lessons | None) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropies of text tokens and audio codes, part of them replaced by the lessons'."""
-        weight = 0.0 if lessons is None else lessons.weight
-        return (
-            _taught(self.text, self.targets.text, None if lessons is None else lessons.text, weight),
-            _taught(self.audio, self.targets.codes, None if lessons is None else lessons.audio, weight),
-        )
+    def _images_and_video(self, bits: Tensor) -> dict[str, Tensor]:
+        """Summed losses of both from those of every position (v,)."""
+        video = self.targets.video.to(bits.dtype)
+        return {"image": (bits * (1 - video)).sum(), "video": (bits * video).sum()}
 
     def _bits_apart(self, pupils: Tensor, teachers: Tensor) -> Tensor:
         """(m,) KL of the teachers' bits from the pupils', summed over the bits of a token."""
@@ -164,18 +166,17 @@ class Outputs:
         return (cross - F.binary_cross_entropy_with_logits(known, chance, reduction="none")).sum(1)
 
 
-def _taught(logits: Tensor, wanted: Tensor, pairs: tuple[Tensor, Tensor] | None, weight: float) -> Tensor:
-    """Summed cross-entropy of `wanted` (n, ...) under logits (n, ..., V); that of pupils mixed with their lessons."""
-    total = F.cross_entropy(logits.flatten(0, -2), wanted.flatten(), reduction="sum")
-    if pairs is None or not len(pairs[0]):
-        return total
+def _lesson(logits: Tensor, wanted: Tensor, pairs: tuple[Tensor, Tensor], weight: float) -> Tensor | float:
+    """What lessons add to the summed cross-entropy of `wanted` (n, ...) under logits (n, ..., V)."""
     pupils, teachers = pairs
+    if not len(pupils):
+        return 0.0
     learnt, known = logits[pupils], logits[teachers].detach()
     own = F.cross_entropy(learnt.flatten(0, -2), wanted[pupils].flatten(), reduction="sum")
     apart = F.kl_div(
         F.log_softmax(learnt.float(), -1), F.log_softmax(known.float(), -1), reduction="sum", log_target=True
     )  # fmt: skip
-    return total + weight * (apart - own)
+    return weight * (apart - own)
 
 
 @dataclass(frozen=True)
@@ -183,23 +184,24 @@ class Losses:
     """Summed losses and what they are sums of, by modality (and `mtp` in training).
 
     Attributes:
-        sums: nats, scalar tensors that carry gradients in training.
+        sums: nats of the data, scalar tensors that carry gradients in training.
         counts: text tokens, image and video bits, audio codes.
-        weighed: sums to minimise in place of some of those, in which parts count differently.
+        weighed: what training minimises in place of each modality's sum: pupils learn from teachers too, and scales
+            count differently.
     """
 
     sums: dict[str, Tensor]
     counts: dict[str, int]
-    weighed: dict[str, Tensor] = field(default_factory=dict)
+    weighed: dict[str, Tensor]
 
     @property
     def means(self) -> dict[str, Tensor]:
-        """Mean nats of each modality that the batch holds: per token, per bit, per code."""
+        """Mean nats of the data of each modality that the batch holds: per token, per bit, per code."""
         return {name: total / self.counts[name] for name, total in self.sums.items() if self.counts[name]}
 
     @property
     def aims(self) -> dict[str, Tensor]:
-        """What training minimises: the means, those of image and video with each scale's weight."""
+        """What training minimises, as means; of multi-token prediction the same."""
         return self.means | {name: sum_ / self.counts[name] for name, sum_ in self.weighed.items() if self.counts[name]}
 
 

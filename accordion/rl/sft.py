@@ -93,10 +93,10 @@ class Replay:
             return None
         batch = next(self.loader)
         draw = self.sampler.draw(step, len(batch))
-        means = self.model(batch, draw).means
+        aims = self.model(batch, draw).aims
         rows = [RowCounts(*row) for row in row_counts(batch).tolist()]
         self.speed.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
-        return self.weight * self.scale.total({name: means[name] for name in MODALITIES if name in means}, 0.0)
+        return self.weight * self.scale.total({name: aims[name] for name in MODALITIES if name in aims}, 0.0)
 
 
 def _train(

@@ -32,7 +32,7 @@ def test_logits_and_gradients_in_float32_are_those_of_the_cpu():
     left, right = ours.outputs(batch), theirs.outputs(batch.to("cuda"))
     for name in ("text", "vision", "audio", "mtp"):
         torch.testing.assert_close(getattr(right, name).cpu(), getattr(left, name), atol=2e-4, rtol=1e-4)
-    totals = [sum(m(b, drawn(m.config)).means.values()) for m, b in ((ours, batch), (theirs, batch.to("cuda")))]
+    totals = [sum(m(b, drawn(m.config)).aims.values()) for m, b in ((ours, batch), (theirs, batch.to("cuda")))]
     torch.testing.assert_close(totals[1].cpu(), totals[0], atol=1e-4, rtol=1e-5)
     for total in totals:
         total.backward()
@@ -103,7 +103,7 @@ def test_flex_attention_gives_the_losses_and_gradients_of_the_mask(dtype):
         there = model(vit_layers=1).train().cuda()
         there.flex = flex
         with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-            total = sum(there(batch, drawn(there.config)).means.values())
+            total = sum(there(batch, drawn(there.config)).aims.values())
         total.backward()
         found.append((total.detach(), there.layers[0].attention.qkv.weight.grad))
     bound = 1e-3 if dtype == torch.float32 else 3e-2

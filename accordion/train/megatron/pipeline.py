@@ -25,7 +25,7 @@ from accordion.train.megatron import library as core
 from accordion.train.ranks import Ranks
 
 TIED = "embeddings.text.weight"  # on the first stage for what is read, on the last for multi-token prediction
-WEIGHED = ("image", "video")  # modalities whose parts may count differently, see `Losses.weighed`
+WEIGHED = {name: f"weighed {name}" for name in MODALITIES}  # what `Losses.weighed` is called beside `sums`
 
 
 class Stage(nn.Module):
@@ -107,7 +107,7 @@ class Pipeline:
             self._open.append(self._forward(passage, scale_weight))
             for name, count in passage.targets.counts.items():
                 counts[name] += count
-        return self._together(counts, scale_weight)
+        return self._together(counts)
 
     def backward(self, total: Tensor) -> None:
         """See `Engine.backward`: the microbatch that was sent last comes back first."""
@@ -128,13 +128,13 @@ class Pipeline:
         made = self.run(passage, received, scale_weight)
         self.exchange.send_forward(made, self.stage.post_process)
         if self.stage.post_process:
-            made = made.sums | {f"weighed {name}": value for name, value in made.weighed.items()}
+            made = made.sums | {WEIGHED[name]: value for name, value in made.weighed.items()}
         return _Micro(received, made, shape)
 
-    def _together(self, counts: dict[str, int], scale_weight: float) -> Losses:
+    def _together(self, counts: dict[str, int]) -> Losses:
         """Sum each loss over the microbatches and broadcast it from the last stage. The sums are leaves: after
         `total.backward()` their gradients weigh each microbatch's losses."""
-        names = [*counts, *(f"weighed {name}" for name in WEIGHED if scale_weight)]
+        names = [*counts, *WEIGHED.values()]
         device = next(self.stage.parameters()).device
         values = torch.zeros(len(names), device=device)
         if self.stage.post_process:
@@ -143,5 +143,5 @@ class Pipeline:
             )
         dist.broadcast(values, group=self.ranks.stages, group_src=dist.get_world_size(self.ranks.stages) - 1)
         self._totals = {name: value.clone().requires_grad_() for name, value in zip(names, values, strict=True)}
-        weighed = {name: self._totals[f"weighed {name}"] for name in WEIGHED if scale_weight}
+        weighed = {name: self._totals[key] for name, key in WEIGHED.items()}
         return Losses({name: self._totals[name] for name in counts}, counts, weighed)

@@ -191,7 +191,7 @@ def test_evenly_kept_layers_are_nested_too_and_ranked_experts_are_those_of_the_o
 
 
 def test_a_twin_runs_in_full_beside_its_row_which_learns_from_it():
-    """The loss of one reduced row with a twin, by hand: (1 - w) its own + w KL, and the twin's own."""
+    """What one reduced row with a twin minimises, by hand: (1 - w) its own + w KL, and the twin's own."""
     model, batch = build().train(), small_batch(rows=1)
     full, small = SubmodelSpec.full(model.config), SubmodelSpec.nested(model.config, layers=4, experts=3, top_k=2)
     weight = 0.3
@@ -208,10 +208,11 @@ def test_a_twin_runs_in_full_beside_its_row_which_learns_from_it():
     apart |= {"image": off[~video].sum(), "video": off[video].sum()}
     for name, part in apart.items():
         expected = whole.sums[name] + (1 - weight) * own.sums[name] + weight * part
-        torch.testing.assert_close(mixed.sums[name], expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(mixed.weighed[name], expected, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(mixed.sums[name], whole.sums[name] + own.sums[name], rtol=1e-4, atol=1e-3)
         assert mixed.counts[name] == 2 * own.counts[name]
     alone = model(batch, Draw([small], (0,), 1.0))
-    grad = torch.autograd.grad(alone.sums["text"], model.heads.text.weight)[0]
+    grad = torch.autograd.grad(alone.weighed["text"], model.heads.text.weight)[0]
     assert torch.isfinite(grad).all() and grad.any()
 
 
@@ -221,7 +222,7 @@ def test_a_teacher_gets_no_gradient_from_its_pupil():
     small = SubmodelSpec.nested(model.config, layers=3)
     skipped = next(iter(set(range(5)) - set(small.layers)))
     weight = model.layers[skipped].attention.out.weight
-    taught = torch.autograd.grad(model(batch, Draw([small], (0,), 1.0)).sums["text"], weight)[0]
+    taught = torch.autograd.grad(model(batch, Draw([small], (0,), 1.0)).weighed["text"], weight)[0]
     alone = torch.autograd.grad(model(batch).sums["text"], weight)[0]
     torch.testing.assert_close(taught, alone, rtol=1e-4, atol=1e-6)
 

@@ -57,7 +57,7 @@ def compare(plain: Model, other: Model, batch: Batch, draw: list[SubmodelSpec] |
     totals = []
     for model in (plain.train(), other.train()):
         model.zero_grad(set_to_none=True)
-        total = torch.stack(list(model(batch, draw).means.values())).sum()
+        total = torch.stack(list(model(batch, draw).aims.values())).sum()
         total.backward()
         totals.append(total.detach())
     torch.testing.assert_close(totals[1], totals[0], rtol=1e-5, atol=1e-6)

@@ -71,8 +71,10 @@ def _compare(plain: Model, engine: MegatronEngine, draw: Draw, name: str) -> Non
     for hook in hooks:
         hook.remove()
     assert got.counts == wanted.counts
-    for key, value in wanted.sums.items():
-        torch.testing.assert_close(got.sums[key], value, rtol=1e-5, atol=1e-5, msg=f"{name} {key}")
+    for mine, theirs in ((got.sums, wanted.sums), (got.weighed, wanted.weighed)):
+        assert mine.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(mine[key], value, rtol=1e-5, atol=1e-5, msg=f"{name} {key}")
     engine.zero()
     engine.backward(torch.stack(list(got.aims.values())).sum())
     torch.testing.assert_close(engine.clip(1e9).float(), norm, rtol=1e-4, atol=0, msg=name)

@@ -73,7 +73,7 @@ def expert_parity() -> None:
             totals = []
             for model, batch, own in ((plain, whole, draw), (other, whole.select(ranks.part(2)), mine)):
                 model.zero_grad(set_to_none=True)
-                total = torch.stack([part / 100 for part in model(batch, own).sums.values()]).sum()
+                total = torch.stack([part / 100 for part in model(batch, own).weighed.values()]).sum()
                 total.backward()
                 totals.append(total.detach())
             dist.all_reduce(totals[1])
