@@ -37,7 +37,11 @@ def report(run: Run, artifacts: list[Artifact]) -> str:
     timings["report"] = StageTiming(seconds=time.monotonic() - clock, cached=False)
     about = {"profile": run.profile, "run": run.id, "commit": run.commit, "flyte execution": run.execution}
     figures = RunFigures(
-        metrics=metrics, timings=timings, folders=folders, links=_links(run, "rollout" in metrics), about=about
+        metrics=metrics,
+        timings=timings,
+        folders=folders,
+        links=_links(run, mlflow, "rollout" in metrics),
+        about=about,
     )
     run.history.mkdir(parents=True, exist_ok=True)
     render(figures, out=run.history)
@@ -65,13 +69,14 @@ def _aliases_now(mlflow: Any, registered: dict[str, Any]) -> dict[str, Any]:
     return {"aliases": sorted(version.aliases)}
 
 
-def _links(run: Run, served: bool) -> dict[str, str]:
+def _links(run: Run, mlflow: Any, served: bool) -> dict[str, str]:
+    from accordion.serve.services import mlflow_page, triton_addresses
+
     links = {"store": str(store().root)}
     if run.tracking_uri.startswith("http"):
-        links["mlflow"] = run.tracking_uri
+        experiment = mlflow.get_run(run.parent).info.experiment_id
+        links["mlflow"] = mlflow_page(run.tracking_uri, f"experiments/{experiment}/runs/{run.parent}")
     if served:
-        from accordion.serve.services import triton_addresses
-
         links["endpoint"] = triton_addresses().http
         links["example"] = 'accordion query "how do I freeze the first row"'
     return links

@@ -68,9 +68,12 @@ def status(
 
 
 def _show(state: dict[str, dict[str, Any]]) -> None:
+    from accordion.serve.services import mlflow_page
+
     mlflow, triton = state["mlflow"], state["triton"]
     hint = "not running (`accordion up` starts it)"
-    typer.echo(f"MLflow    {mlflow['url'] + '  log ' + mlflow['log'] if mlflow['running'] else hint}")
+    shown = f"{mlflow_page(mlflow['url'])}  log {mlflow['log']}" if mlflow["running"] else hint
+    typer.echo(f"MLflow    {shown}")
     if not triton["running"]:
         typer.echo(f"Triton    {hint}")
         return

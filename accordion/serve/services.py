@@ -101,6 +101,11 @@ def status() -> dict[str, dict[str, Any]]:
     return found
 
 
+def mlflow_page(url: str, page: str = "experiments") -> str:
+    """A page of the MLflow server at `url` as it shows trained models; it opens its view for agents otherwise."""
+    return f"{url.rstrip('/')}/#/{page}?workflowType=machine_learning"
+
+
 def mlflow_url() -> str:
     """Address of the running MLflow server.
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -104,6 +105,7 @@ def test_the_served_encoder_answers(pipeline: Pipeline) -> None:
 def test_report_is_one_self_contained_page(pipeline: Pipeline) -> None:
     page = (pipeline.home / "latest" / "report.html").read_text()
     assert "<svg" in page and 'src="http' not in page and "<link" not in page and 'src="//' not in page
+    assert re.search(rf'href="{services.mlflow_url()}/#/experiments/\d+/runs/[0-9a-f]{{32}}\?workflowType', page)
 
 
 def test_mlflow_holds_every_stage_and_the_lineage_of_the_version(pipeline: Pipeline) -> None:
