@@ -142,6 +142,9 @@ def _checked(member: Path, name: str) -> Manifest:
         raise ConfigError(
             f"--name: got {name!r}; wants small letters, digits, '-', '_' and '.', and not {FULL!r}, the full model's"
         )
+    if (member / "members").is_dir():
+        folders = ", ".join(map(str, sorted((member / "members").iterdir())))
+        raise ArtifactError(f"{member}: is a folder of members; name one of them: {folders}")
     manifest = Manifest.read(member)
     manifest.verify(member)
     if manifest.kind != KIND:

@@ -34,6 +34,11 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "values": list(values)}
 
 
+def once(value: float) -> dict[str, Any]:
+    """In the form of `interval` what was measured once for all seeds, and so has none."""
+    return {"mean": value, "low": None, "high": None, "values": [value]}
+
+
 def with_mean(losses: Losses) -> dict[str, float]:
     """The losses by modality, and their plain mean."""
     known = {name: losses[name] for name in MODALITIES if name in losses}
@@ -166,7 +171,10 @@ def _variant(study: Study, kind: str) -> dict[str, Any]:
 
 
 def _cost(study: Study) -> dict[str, Any]:
-    """Cost ratios in FLOPs, and in seconds of steps that were timed alone, for the family and for every member."""
+    """Cost ratios in FLOPs, and in seconds of steps that were timed alone, for the family and for every member.
+
+    Steps are timed once for all seeds, so that their ratios have no interval over seeds.
+    """
     speed = study.found.get(SPEED)
     chosen = {"family": study.config.family, "all_members": tuple(member.name for member in study.config.members)}
     sides = {"flops": lambda unit: float(study.found[unit.name]["flops"])}
@@ -179,12 +187,17 @@ def _cost(study: Study) -> dict[str, Any]:
                 ratios = [_ratio(study, seed, members, share, cost) for seed in study.seeds]
                 whole = [ratio for ratio in ratios if ratio is not None]
                 if whole:
-                    result.setdefault(label, {}).setdefault(side, {})[f"{share:g}"] = interval(whole)
+                    result.setdefault(label, {}).setdefault(side, {})[f"{share:g}"] = _over_seeds(side, whole)
     elastic = [Unit(ELASTIC, seed) for seed in study.seeds]
     result["elastic_of_fixed"] = {
-        side: interval([cost(unit) / cost(Unit(FIXED, unit.seed)) for unit in elastic]) for side, cost in sides.items()
+        side: _over_seeds(side, [cost(unit) / cost(Unit(FIXED, unit.seed)) for unit in elastic])
+        for side, cost in sides.items()
     }
     return result
+
+
+def _over_seeds(side: str, ratios: Sequence[float]) -> dict[str, Any]:
+    return once(ratios[0]) if side == "seconds" else interval(ratios)
 
 
 def _timed(speed: Mapping[str, Any], figures: Mapping[str, Any], unit: Unit) -> float:

@@ -174,6 +174,9 @@ def test_what_cannot_be_registered_is_refused(made: SimpleNamespace, tracker: Tr
         alone(made, tracker, made.folders["policy"], "x")
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         alone(made, tracker, tmp_path, "x")
+    (tmp_path / "found" / "members" / "found-1").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"is a folder of members; name one of them: .*/found/members/found-1"):
+        alone(made, tracker, tmp_path / "found", "x")
     plain = tmp_path / "plain"
     plain.mkdir()
     save_model(Model(small_config()), plain)
