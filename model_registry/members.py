@@ -58,8 +58,9 @@ class Registry:
         }
         links = [f"Cut from {_link(parent)}."]
         if before := manifest.parents.get(KIND):
-            tags["recovered_from"] = before
-            links.insert(0, f"Recovered from {self._before(before, tags)}.")
+            what = "recovered" if manifest.stage == "recover" else "cut"
+            tags[f"{what}_from"] = before
+            links.insert(0, f"{what.capitalize()} from {self._before(before, what, tags)}.")
         card = (folder / CARD).read_text().partition("\n---\n")[2].lstrip()
         return self.register(name, folder, tags, f"{' '.join(links)}\n\n{card}")
 
@@ -86,12 +87,12 @@ class Registry:
             model, source=source, run_id=self.run_id, tags={**tags, **self.tags}, description=description
         )
 
-    def _before(self, member: str, tags: dict[str, str]) -> str:
-        """The member that a recovered one was recovered from: a link, and a tag, where that one is registered."""
+    def _before(self, member: str, what: str, tags: dict[str, str]) -> str:
+        """The member that another was recovered or cut from: a link, and a tag, where that one is registered."""
         known = self.client.search_model_versions(f"tags.{MEMBER} = '{member}'")
         if not known:
             return f"`{member}`"
-        tags["recovered_from_version"] = f"{known[0].name}/{known[0].version}"
+        tags[f"{what}_from_version"] = f"{known[0].name}/{known[0].version}"
         return _link(known[0])
 
 

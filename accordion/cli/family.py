@@ -25,7 +25,7 @@ def extract(
     ] = None,
     policy: Policy = "policy",
     huggingface: Annotated[bool, typer.Option(help="Also write its text path for transformers.")] = False,
-    context: Annotated[int, typer.Option(help="Longest sequence, as transformers are told.")] = 2048,
+    context: Annotated[int, typer.Option(min=1, help="Longest sequence, as transformers are told.")] = 2048,
 ) -> None:
     """Cut a sub-model out of the full model: an ordinary model of its own, with the same weights.
 

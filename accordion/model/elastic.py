@@ -48,6 +48,9 @@ class SubmodelSpec:
             ConfigError: more than the model has, or less than can stay.
         """
         kept = _nested_layers(config, config.layers if layers is None else layers)
+        for name, asked, held in (("experts", experts, config.experts), ("top_k", top_k, config.top_k)):
+            if asked is not None and not 1 <= asked <= max(held):
+                raise ConfigError(f"sub-model: {name} {asked}; wants 1 to {max(held)} of this model")
         widths = [config.experts[layer] if experts is None else experts for layer in kept]
         spec = cls(
             kept,

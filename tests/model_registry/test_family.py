@@ -18,6 +18,7 @@ from accordion.extract import extract, extract_member
 from accordion.extract.recover import recover
 from accordion.extract.search import search_family
 from accordion.model import Model, SubmodelSpec, save_model
+from accordion.model.files import read_config
 from accordion.store import Manifest, Store
 from accordion.store.dvc import Versions
 from model_registry.family import register_family
@@ -162,6 +163,18 @@ def test_a_member_cut_by_hand_brings_its_full_model_with_it(
     assert new and full.tags["artifact"] == f"policy:{Manifest.read(made.folders['policy']).digest}"
     tags = tracker.client.get_model_version(version.name, version.version).tags
     assert tags["parent_version"] == "accordion-lm-full/1" and "val_loss.text" not in tags
+
+
+def test_a_member_cut_out_of_a_member_is_not_called_recovered(
+    made: SimpleNamespace, tracker: Tracker, tmp_path: Path
+) -> None:
+    register(made, tracker, tmp_path / "out")
+    small = made.folders["family"] / "members" / "small"
+    extract_member(small, SubmodelSpec.nested(read_config(small), top_k=1), tmp_path / "smaller")
+    version, _ = alone(made, tracker, tmp_path / "smaller", "smaller")
+    version = tracker.client.get_model_version(version.name, version.version)
+    assert version.tags["cut_from_version"] == "accordion-lm-small/1" and "recovered_from" not in version.tags
+    assert version.description.startswith("Cut from [accordion-lm-small version 1]")
 
 
 def test_what_cannot_be_registered_is_refused(made: SimpleNamespace, tracker: Tracker, tmp_path: Path) -> None:

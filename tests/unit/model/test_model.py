@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from accordion.model.attention import (
     draw_hidden_frames,
     group_mask,
 )
-from accordion.model.losses import scale_weights
+from accordion.model.flops import row_counts
+from accordion.model.losses import Targets, scale_weights
 from accordion.model.rope import rope_table
 from accordion.model.sampler import Draw
 from tests.unit.model.synthetic import small_batch, small_config
@@ -437,3 +439,21 @@ def test_flex_attention_sees_what_the_mask_shows_also_for_selected_rows_and_hidd
     for name in ("text", "vision", "audio"):
         torch.testing.assert_close(getattr(flexed, name), getattr(masked, name), atol=1e-5, rtol=1e-5)
         assert torch.equal(getattr(longer, name), getattr(masked, name))
+
+
+def test_no_token_after_the_next_is_foretold_across_the_wall_between_documents():
+    batch = small_batch()
+    before = Targets.of(batch)
+    at = int(before.mtp_at[len(before.mtp_at) // 2])
+    row, last = divmod(at, batch.document.shape[1])
+    document = batch.document.clone()
+    document[row, last + 1 :] += 100  # the text goes on in another document
+    walled = replace(batch, document=document)
+    assert set(before.mtp_at.tolist()) - set(Targets.of(walled).mtp_at.tolist()) == {at}
+    assert int(row_counts(batch)[row].sum() - row_counts(walled)[row].sum()) == 1
+
+
+@pytest.mark.parametrize(("more", "message"), [({"experts": 7}, "experts 7; wants 1 to 6"), ({"top_k": 4}, "top_k 4")])
+def test_more_than_the_model_has_is_refused_not_cut_down(more, message):
+    with pytest.raises(ConfigError, match=message):
+        SubmodelSpec.nested(small_config(), **more)
