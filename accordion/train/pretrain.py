@@ -108,12 +108,14 @@ def _run(
         open_.enter_context(enough_memory(remedy))
         trainer = Trainer(config, shape, loader, device, long=long, ranks=ranks)
         _resume(trainer, resume, identity)
-        _train(trainer, config, resume, identity)
+        peak = peak_flops(device) * ranks.processes if ranks.leader else math.inf
+        _train(trainer, config, resume, identity, peak)
     final, model = trainer.snapshot(), trainer.engine.whole()
     if not ranks.leader:
         return None
     _write(model, final, out)
-    return {**judge(model, trainer, config, shards, data), "steps": trainer.done}
+    speed = {**_speed(trainer, peak), "data_wait_share": trainer.waited / trainer.seconds}
+    return {**judge(model, trainer, config, shards, data), "speed": speed}
 
 
 def _resume(trainer: Trainer, resume: Path, identity: dict[str, Any]) -> None:
@@ -163,24 +165,25 @@ def long_loader(config: PretrainConfig, shards: Path, *, rank: int = 0, ranks: i
     return ShardLoader(shards, LONG, batch=batch, seed=config.seed, rank=rank, ranks=ranks)
 
 
-def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dict[str, Any]) -> None:
+def _train(trainer: Trainer, config: PretrainConfig, resume: Path, identity: dict[str, Any], peak: float) -> None:
     """All steps that are left; checkpoints are written while the next steps run.
+
+    Args:
+        peak: operations a second that all processes together could do.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; the state after the last step is saved.
     """
     latest: dict[str, float] = {}
     steps = range(trainer.done, config.steps)
-    peak = peak_flops(trainer.device) * trainer.ranks.processes if steps and trainer.ranks.leader else math.inf
     with CheckpointWriter(resume, identity, kept=config.checkpoints_kept) as writer, stop_requests() as stop:
         shown = progress(steps, "pretrain", total=len(steps), unit="step", note=lambda: _note(latest))
         for _ in shown if trainer.ranks.leader else steps:
             figures = trainer.step()
             if trainer.ranks.leader:
-                speed = _speed(trainer)
-                speed["flops_utilisation"] = speed["flops_per_second"] / peak
-                latest.update({**figures, **speed})
-                record(trainer.done, {**figures, **speed})
+                figures |= _speed(trainer, peak)
+                latest.update(figures)
+                record(trainer.done, figures)
             asked = trainer.ranks.anywhere(stop.signal is not None)
             if asked or trainer.done % config.checkpoint_every == 0 or trainer.done == config.steps:
                 _save(trainer, writer)
@@ -203,9 +206,11 @@ def _save(trainer: Trainer, writer: CheckpointWriter) -> None:
         writer.save(snapshot)
 
 
-def _speed(trainer: Trainer) -> dict[str, float]:
+def _speed(trainer: Trainer, peak: float) -> dict[str, float]:
+    """Positions and operations a second over the run, and the share of `peak` operations a second."""
     seconds = max(trainer.seconds, 1e-9)
-    return {"tokens_per_second": trainer.tokens / seconds, "flops_per_second": trainer.flops / seconds}
+    rate = trainer.flops / seconds
+    return {"tokens_per_second": trainer.tokens / seconds, "flops_per_second": rate, "flops_utilisation": rate / peak}
 
 
 def _note(figures: dict[str, float]) -> str:
@@ -230,10 +235,8 @@ def _validation(config: PretrainConfig, shards: Path) -> list[Batch]:
     return data
 
 
-def judge(
-    model: Model, trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Batch]
-) -> dict[str, Any]:  # fmt: skip
-    """Validation losses of the trained model, the baseline and the family, and the speed of the run.
+def judge(model: Model, trainer: Trainer, config: PretrainConfig, shards: Path, data: list[Batch]) -> dict[str, Any]:
+    """Validation losses of the trained model, the baseline and the family, and how far it was trained.
 
     Raises:
         OutOfMemory: names the settings to lower.
@@ -245,18 +248,13 @@ def judge(
             judge_member(model, member, data, full)
             for member in progress(config.family, "validate family", total=len(config.family), unit="member")
         ]
-    peak = peak_flops(trainer.device) * trainer.ranks.processes
     return {
         "val_loss_full": full,
         "val_loss_unigram": unigram_losses(shards, model.config, data),
         "submodels": members,
         "tokens": trainer.tokens,
+        "steps": trainer.done,
         "skipped_steps": trainer.guard.skipped,
-        "speed": {
-            **_speed(trainer),
-            "flops_utilisation": trainer.flops / trainer.seconds / peak,
-            "data_wait_share": trainer.waited / trainer.seconds,
-        },
     }
 
 

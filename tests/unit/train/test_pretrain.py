@@ -25,6 +25,8 @@ from accordion.train.unigram import unigram_losses
 from accordion.train.validate import validation_batches
 from tests.unit.train.synthetic_shards import doubled, small_columns, tiny_config, write_columns, write_shards
 
+SPEED = ("tokens_per_second", "flops_per_second", "flops_utilisation")
+
 
 @pytest.fixture
 def shards(tmp_path):
@@ -57,6 +59,7 @@ def test_it_writes_a_model_and_measures_every_member(tmp_path, shards):
     assert [line["step"] for line in curves] == [step for step, _ in seen] == list(range(1, 13))
     assert curves[3]["loss/text"] == seen[3][1]["loss/text"] and {"loss/video", "loss/mtp"} <= set(curves[0])
     assert all(figures["flops_utilisation"] > 0 for _, figures in seen)
+    assert metrics["speed"].items() >= {name: seen[-1][1][name] for name in SPEED}.items()
     assert load_model(out).config.layers == 4
     assert sum(weight.numel() for weight in load_model(out).parameters()) == full["parameters"]
 
