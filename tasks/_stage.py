@@ -111,6 +111,7 @@ class Stage:
 
     def _run(self, run: Run, config: str, inputs: Mapping[str, Artifact]) -> Artifact:
         settings = self.section.from_json(config)
+        resume = self._resume_folder(settings, inputs)
         folders: dict[str, Path] = {name: resolve(artifact, run.settings) for name, artifact in inputs.items()}
         from accordion.report.deck import deck as sections  # draws with matplotlib: only where a stage is executed
 
@@ -127,7 +128,7 @@ class Stage:
         ):
             tracker.params(json.loads(config))
             curves: dict[str, list[tuple[int, float]]] = {}
-            metrics, measured = self._call(settings, out, folders, self._identity(config, inputs), run, tracker, curves)
+            metrics, measured = self._call(settings, out, folders, resume, run, tracker, curves)
             atomic_write(out / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
             created = {"at": started, "git_commit": run.commit, "code_version": self.code, "run": run.id, **measured}
             artifact = store().publish(
@@ -143,7 +144,7 @@ class Stage:
             self._write_deck(run, deck)
             files = [folder / METRICS, *pages, *self._logged(folder)]
             tracker.finish(metrics, tags, [*files, run.history / "decks" / f"{self.name}.html"])
-        shutil.rmtree(self._resume_folder(self._identity(config, inputs)), ignore_errors=True)
+        shutil.rmtree(resume, ignore_errors=True)
         record = {"artifact": str(artifact), "cached": False, "started": started, **measured}
         record["whole_seconds"] = time.monotonic() - clock
         (run.history / "stages").mkdir(parents=True, exist_ok=True)
@@ -156,7 +157,7 @@ class Stage:
         settings: Settings,
         out: Path,
         folders: Mapping[str, Path],
-        identity: str,
+        resume: Path,
         run: Run,
         tracker: StageTracker,
         curves: dict[str, list[tuple[int, float]]],
@@ -172,8 +173,8 @@ class Stage:
         offers: dict[str, Any] = {"tracker": tracker, "store": store(), "run": run}
         offers["versions"] = versions(run.settings)
         if "resume" in self.gives:
-            offers["resume"] = self._resume_folder(identity)
-            offers["resume"].mkdir(parents=True, exist_ok=True)
+            offers["resume"] = resume
+            resume.mkdir(parents=True, exist_ok=True)
         extra = {name: offers[name] for name in self.gives}
         function = self.function
         _set_threads(run.settings.threads)
@@ -191,13 +192,11 @@ class Stage:
             raise DataError(f"stage {self.name}: its metrics are not finite plain JSON: {error}") from error
         return metrics, measured
 
-    def _identity(self, config: str, inputs: Mapping[str, Artifact]) -> str:
-        """What Flyte's cache key is made of, as 16 hex digits: settings, inputs, code."""
-        parts = [self.name, self.code, config, *(f"{name}={artifact}" for name, artifact in sorted(inputs.items()))]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-    def _resume_folder(self, identity: str) -> Path:
-        return home() / "resume" / identity
+    def _resume_folder(self, settings: Settings, inputs: Mapping[str, Artifact]) -> Path:
+        """Where this work, half done, is kept: found again by the same code, inputs and settings that matter to it."""
+        under = json.dumps(settings.resumed_under(), sort_keys=True)
+        parts = [self.name, self.code, under, *(f"{name}={artifact}" for name, artifact in sorted(inputs.items()))]
+        return home() / "resume" / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     @property
     def _description(self) -> str:

@@ -32,6 +32,13 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise ConfigError("\n".join(_explain(cls, issue, where) for issue in error.errors())) from None
 
+    def resumed_under(self) -> dict[str, Any]:
+        """The settings, as plain values, that work half done must share with what goes on with it.
+
+        All of them, unless a section knows which do not change what is made of it.
+        """
+        return self.model_dump(mode="json")
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read what `model_dump_json` wrote."""

@@ -332,6 +332,15 @@ class PretrainConfig(Settings):
         }
         return self.model_copy(update={**changes, "steps": steps})
 
+    def resumed_under(self) -> dict[str, Any]:
+        """The settings that change what is learnt; the others may change between the parts of a run.
+
+        Those say which code runs the layers and on how many processes, when states are saved, and on what the trained
+        model is judged.
+        """
+        others = {"engine", "parallel", "attention", "checkpoint_every", "checkpoints_kept"}
+        return self.model_dump(mode="json", exclude=others | {"validation_sequences", "family"})
+
     @property
     def first_steps(self) -> int:
         """Steps of stage 1."""

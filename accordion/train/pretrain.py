@@ -46,7 +46,7 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
         Validation losses of the full model, of the unigram baseline and of every member; tokens, speed, steps.
 
     Raises:
-        ArtifactError: a checkpoint in `resume` belongs to other settings or data.
+        ArtifactError: a checkpoint in `resume` belongs to other data, or to settings that learn something else.
         TrainingDiverged: a loss, gradient or weight became NaN or infinite; no checkpoint holds any.
         Interrupted: SIGTERM or SIGINT came; the state after the last step is saved.
         RankLost: another process of the run died or hangs.
@@ -58,9 +58,7 @@ def pretrain(config: PretrainConfig, *, shards: Path, out: Path, resume: Path) -
     for member in config.family:  # before training, not after it
         SubmodelSpec.of(shape, member)
     data = _validation(config, shards)
-    # on how many processes, and which code runs the layers, is not part of what is computed
-    settings = json.loads(config.model_dump_json(exclude={"engine", "parallel"}))
-    identity = {"pretrain": settings, "shards": shards_digest(shards)}
+    identity = {"pretrain": config.resumed_under(), "shards": shards_digest(shards)}
     device = training_device()
     with joined(config, device) as ranks:
         return ranks.tell(_run(config, shape, device, ranks, shards, out, resume, identity, data))

@@ -11,6 +11,7 @@ from flytekit.core.type_engine import TypeEngine
 from toy_flow import COUNT, count, toy
 from toy_stages import CountConfig, SumConfig
 
+from accordion.config.pretrain import ParallelConfig, PretrainConfig
 from accordion.config.runtime import RuntimeConfig, ServicesConfig
 from accordion.errors import (
     ArtifactError,
@@ -27,6 +28,7 @@ from accordion.errors import (
 from accordion.store import Artifact
 from tasks._run import Run, store, use_home_cache, versions
 from tasks._tracking import client, start_parent
+from tasks.pretrain import STAGE as PRETRAIN
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_a_failing_stage_publishes_nothing_and_keeps_what_it_wrote(run: Run) -> 
 
 def test_a_killed_attempt_finds_its_resume_folder(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CountConfig().model_dump_json()
-    resume = COUNT._resume_folder(COUNT._identity(config, {}))
+    resume = COUNT._resume_folder(COUNT.section.from_json(config), {})
 
     def killed(config: CountConfig, *, out: Path, resume: Path) -> dict:
         (resume / "half").write_text("half")
@@ -148,6 +150,13 @@ def test_a_killed_attempt_finds_its_resume_folder(run: Run, monkeypatch: pytest.
     assert (resume / "half").read_text() == "half"
     COUNT.run(run, config)
     assert not resume.exists()
+
+
+def test_a_state_is_found_again_under_settings_that_do_not_change_it() -> None:
+    settings, wider = PretrainConfig(), PretrainConfig(validation_sequences=65, parallel=ParallelConfig(processes=2))
+    assert PRETRAIN._resume_folder(wider, {}) == PRETRAIN._resume_folder(settings, {})
+    assert PRETRAIN._resume_folder(PretrainConfig(batch=9), {}) != PRETRAIN._resume_folder(settings, {})
+    assert COUNT._resume_folder(CountConfig(most=99), {}) != COUNT._resume_folder(CountConfig(), {})
 
 
 @pytest.mark.parametrize("error", [Interrupted, RankLost, ServiceError, ConnectionError, TimeoutError])

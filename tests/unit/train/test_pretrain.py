@@ -357,7 +357,9 @@ def test_a_run_asked_to_stop_saves_the_step_and_goes_on_as_the_whole_one(tmp_pat
     with pytest.raises(Interrupted, match="stopped by SIGTERM after step 5 of 10, which is saved"):  # noqa: SIM117
         with listening(stop_at_five):
             pretrain(config, shards=shards, out=out, resume=tmp_path / "stopped-resume")
-    pretrain(config, shards=shards, out=out, resume=tmp_path / "stopped-resume")
+    other = {"validation_sequences": 7, "family": config.family[:1], "checkpoint_every": 3, "checkpoints_kept": 1}
+    other["attention"] = "mask"  # what `auto` means here
+    pretrain(config.model_copy(update=other), shards=shards, out=out, resume=tmp_path / "stopped-resume")
     for name in ("model.safetensors", "curves.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
@@ -397,6 +399,15 @@ def test_the_speed_of_a_run_names_its_share_of_what_the_machine_can_do(tmp_path,
 
 
 def test_memory_that_is_too_small_for_judging_names_the_settings_to_lower(tmp_path, shards, monkeypatch):
-    monkeypatch.setattr("accordion.train.pretrain.validation_losses", lambda *_: torch.empty(2**55))
-    with pytest.raises(OutOfMemory, match=r"lower pretrain\.validation_sequences \(now 64\), pack\.sequence or"):
-        run(tmp_path, tiny_config(steps=1), shards, "judged")
+    with monkeypatch.context() as small:
+        small.setattr("accordion.train.pretrain.validation_losses", lambda *_: torch.empty(2**55))
+        with pytest.raises(OutOfMemory, match=r"lower pretrain\.validation_sequences \(now 64\), pack\.sequence or"):
+            run(tmp_path, tiny_config(steps=1), shards, "judged")
+    again, trained = tmp_path / "again", []
+    again.mkdir()
+    with listening(lambda step, figures: trained.append(step)):  # as the error says, with fewer
+        pretrain(
+            tiny_config(steps=1, validation_sequences=7), shards=shards, out=again, resume=tmp_path / "judged-resume"
+        )
+    assert not trained
+    assert (again / "model.safetensors").read_bytes() == (tmp_path / "judged" / "model.safetensors").read_bytes()
