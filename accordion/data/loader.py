@@ -16,7 +16,7 @@ import torch
 from accordion.data.batch import Batch
 from accordion.data.grain_quiet import grain
 from accordion.data.shards import Dataset, chunks, decode, open_split
-from accordion.errors import ConfigError
+from accordion.errors import ConfigError, DataError
 
 AHEAD = 4  # batches read before they are asked for
 Place = tuple[str, int]  # dataset, index of the sequence in it
@@ -207,10 +207,18 @@ def sample(folder: Path, split: str, count: int) -> Batch:
     """`count` sequences (all, if there are fewer) from all over a split, the same at every call.
 
     Each dataset gives its part by size, and at least one: a few clips among much text are judged too.
+
+    Raises:
+        DataError: the split holds none.
     """
     datasets = open_split(Path(folder), split)
     sizes = {name: len(dataset) for name, dataset in datasets.items()}
     whole = sum(sizes.values())
+    if not whole:
+        raise DataError(
+            f"{folder}: its split {split!r} holds no sequence to draw; give ingest more data or raise "
+            "ingest.validation_share, so that some of it is held out, and pack again"
+        )
     count = min(count, whole)
     taken = {name: min(size, max(1, count * size // whole)) for name, size in sizes.items()}
     while (over := sum(taken.values()) - count) != 0:

@@ -192,7 +192,7 @@ def open_split(folder: Path, split: str) -> dict[str, Dataset]:
     """
     meta = read_meta(folder)
     if split not in meta["splits"]:
-        raise ArtifactError(f"{folder}: no split {split!r}; it has {', '.join(meta['splits'])}")
+        raise ArtifactError(f"{folder}: no split {split!r}; it has {', '.join(meta['splits'])}; {REMEDY}")
     usual = record_type(meta["sequence"], meta["bits"], meta["audio_levels"])
     layout = record_type(sequence_of(meta, split), meta["bits"], meta["audio_levels"])
     stated, own = meta["columns"], describe(usual)

@@ -29,6 +29,7 @@ def extract(config: ExtractConfig, *, out: Path, policy: Path, shards: Path) -> 
 
     Raises:
         ArtifactError: logits of a member or of the full model are no numbers.
+        DataError: there are no validation sequences.
     """
     full = load_model(policy)
     compared = validation_batches(shards, config.sequences)

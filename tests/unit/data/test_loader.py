@@ -213,6 +213,18 @@ def test_evaluation_reads_each_sequence_once_in_order(shards: Path) -> None:
     assert sorted(row < 1000 for row in rows(sample(shards, "train", 2))) == [False, True]
 
 
+@pytest.mark.parametrize("datasets", [{}, {"text": {"sequences": 0, "shards": [], "weight": 0.0}}])
+def test_a_sample_of_a_split_that_holds_nothing_says_what_to_do(tmp_path: Path, datasets: dict[str, object]) -> None:
+    shards = write_datasets(tmp_path, FACTS, {"train": {"a": numbered(3)}})
+    meta = json.loads((shards / "meta.json").read_text())
+    meta["splits"]["val"] = {"sequences": 0, "datasets": datasets}
+    (shards / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(
+        DataError, match=rf"{shards}: its split 'val' holds no sequence.* raise ingest\.validation_share"
+    ):
+        sample(shards, "val", 8)
+
+
 def test_a_blend_to_keep_repeats_what_is_small(tmp_path: Path) -> None:
     write_datasets(tmp_path, FACTS, {"train": {"a": numbered(30), "b": numbered(4, 1000)}}, weights=WEIGHTS)
     held = [row for batch in blended(tmp_path, "train", 7) for row in rows(batch)]

@@ -4,8 +4,11 @@ import json
 
 import pytest
 
-from accordion.config.extract import BudgetConfig, SearchConfig
-from accordion.errors import ConfigError
+from accordion.config.extract import BudgetConfig, ExtractConfig, SearchConfig
+from accordion.config.pretrain import AnalyseConfig
+from accordion.errors import ConfigError, DataError
+from accordion.evaluate.routing import analyse
+from accordion.extract.family import extract
 from accordion.extract.huggingface import obstacle
 from accordion.extract.search import Found, excess, listed, pareto_front, search_family, spread
 from accordion.model import Model, SubmodelSpec, load_model, save_model
@@ -112,6 +115,24 @@ def test_the_search_says_nothing_of_its_library(place, tmp_path, recwarn):
 def test_costs_in_words():
     costs = {"parameters": 2825872.0, "bytes": 11303700.0, "latency_ms": 12.3456}
     assert listed(costs) == "parameters 2,825,872, bytes 11,303,700, 12.35 ms a sequence"
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        lambda **places: extract(ExtractConfig(), **places),
+        lambda **places: search_family(QUICK, **places),
+        lambda **places: analyse(AnalyseConfig(), checkpoint=places["policy"], **places),
+    ],
+    ids=["extract", "search", "analyse"],
+)
+def test_shards_without_validation_sequences_are_a_clear_error(place, tmp_path, stage):
+    shards = write_shards(tmp_path / "shards")
+    meta = json.loads((shards / "meta.json").read_text())
+    meta["splits"]["val"] |= {"sequences": 0, "datasets": {}}
+    (shards / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match=rf"{shards}: its split 'val' holds no sequence"):
+        stage(out=tmp_path, policy=place["policy"], shards=shards)
 
 
 def found(loss: float, cost: float) -> Found:
