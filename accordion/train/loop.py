@@ -135,10 +135,41 @@ class Trainer:
         self._rank_experts()
         self._grow()
         batch, draw, hidden = self._prepare(given)
+        before = self.scale.copy()
+        figures, norm, rows = self._gradient(batch, draw, hidden, now.mtp_weight)
+        if not (math.isfinite(figures["loss/total"]) and math.isfinite(norm)):
+            self._forget(before)
+            raise self._diverged(figures, norm, batch, position)
+        shares: dict[str, float] = {}
+        if self.guard.jumps(figures["loss/total"]):
+            self._forget(before)
+            self.engine.balance(0.0)  # forgets the loads of the step
+            figures["skipped"] = 1.0
+        else:
+            loads, shares = self._learn(now)
+            figures |= loads
+        self.done += 1
+        self.tokens += sum(row.live for row in rows)
+        self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
+        self.seconds += time.monotonic() - start
+        self.waited += waited
+        figures |= {"learning_rate": now.rate, "gradient_norm": norm}
+        self.curves.append(json.dumps({"step": self.done, **figures, **shares}))
+        return figures
+
+    def _gradient(
+        self, batch: Batch, draw: Draw, hidden: Tensor | None, mtp_weight: float
+    ) -> tuple[dict[str, float], float, list[RowCounts]]:
+        """Put the gradient of a batch, clipped, where the optimizer finds it.
+
+        Returns:
+            losses, `loss/total` the one that was followed; length of the gradient before clipping; what the rows of
+            the whole batch hold.
+        """
         with precision(self.config, self.device):
             losses = self.engine.losses(batch, draw, hidden, self.config.scale_weight)
-        means, aims, before = *self.ranks.means(losses), self.scale.copy()
-        total = self.scale.total(aims, now.mtp_weight)
+        means, aims = self.ranks.means(losses)
+        total = self.scale.total(aims, mtp_weight)
         self.engine.zero()
         self.engine.backward(total)
         norm = self.engine.clip(self.config.optimizer.clip)
@@ -147,32 +178,21 @@ class Trainer:
             self.ranks.all_rows(row_counts(batch)),
             self.ranks,
         )
-        norm_value = figures.pop("norm")
-        if not (math.isfinite(figures["loss/total"]) and math.isfinite(norm_value)):
-            self.scale = before
-            self.engine.zero()
-            what = "gradient" if math.isfinite(figures["loss/total"]) else "loss"
-            raise self._diverged(what, {**figures, "gradient norm": norm_value}, batch, position)
-        if self.guard.jumps(figures["loss/total"]):
-            self.scale = before
-            self.engine.zero()
-            self.engine.balance(0.0)  # forgets the loads of the step
-            figures["skipped"] = 1.0
-            shares = {}
-        else:
-            self.engine.step(now.rate)
-            loads = self.engine.balance(now.balance_step)
-            if self.done % LOADS_EVERY == 0:
-                figures |= dict(zip(("load/max_over_mean", "load/idle_experts"), loads.tolist(), strict=True))
-            shares = self._expert_shares()
-        self.done += 1
-        self.tokens += sum(row.live for row in rows)
-        self.flops += training_flops(self.model.config, draw, rows, batch.modality.shape[1])
-        self.seconds += time.monotonic() - start
-        self.waited += waited
-        figures |= {"learning_rate": now.rate, "gradient_norm": norm_value}
-        self.curves.append(json.dumps({"step": self.done, **figures, **shares}))
-        return figures
+        return figures, figures.pop("norm"), rows
+
+    def _learn(self, now: Conditions) -> tuple[dict[str, float], dict[str, float]]:
+        """Follow the gradient: what is told of the experts' loads with the step, and what in the curves alone."""
+        self.engine.step(now.rate)
+        loads = self.engine.balance(now.balance_step)
+        told = {}
+        if self.done % LOADS_EVERY == 0:
+            told = dict(zip(("load/max_over_mean", "load/idle_experts"), loads.tolist(), strict=True))
+        return told, self._expert_shares()
+
+    def _forget(self, before: PosteriorScale) -> None:
+        """Drop the gradient, and the running losses that its batch changed."""
+        self.scale = before
+        self.engine.zero()
 
     @property
     def model(self) -> Model:
@@ -242,8 +262,10 @@ class Trainer:
     def _generators(self) -> dict[str, torch.Generator]:
         return {"elastic": self.sampler.generator, "history": self.history, "noise": self.noise}
 
-    def _diverged(self, what: str, values: dict[str, float], batch: Batch, position: int) -> TrainingDiverged:
+    def _diverged(self, losses: dict[str, float], norm: float, batch: Batch, position: int) -> TrainingDiverged:
         """The error that names the step, the figures, and the sequences whose loss alone is not finite."""
+        what = "gradient" if math.isfinite(losses["loss/total"]) else "loss"
+        values = {**losses, "gradient norm": norm}
         sequences = [f"{dataset}/{row}" for dataset, row in self.loader.places(position)]
         guilty = []
         with torch.no_grad():
