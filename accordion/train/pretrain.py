@@ -26,6 +26,7 @@ from accordion.train.guards import deterministic, enough_memory, stop_requests
 from accordion.train.loop import TIMES, Trainer, precision
 from accordion.train.parts import save_in_parts
 from accordion.train.ranks import Ranks, joined
+from accordion.train.schedule import long_batch
 from accordion.train.unigram import unigram_losses
 from accordion.train.validate import judge_member, validation_batches, validation_losses
 
@@ -152,7 +153,7 @@ def long_loader(config: PretrainConfig, shards: Path, *, rank: int = 0, ranks: i
             "set pack.long_sequence and pack again, or the share to 0"
         )
     length = sequence_of(meta, LONG)
-    batch = max(1, config.batch * meta["sequence"] // length)
+    batch = long_batch(config.batch, usual=meta["sequence"], long=length)
     if batch % ranks:
         raise ConfigError(
             f"pretrain.long_context: its steps read {batch} sequences of {length} positions, for pretrain.batch "

@@ -173,7 +173,7 @@ def joined(config: PretrainConfig, device: torch.device) -> Iterator[Ranks]:
         RankLost: one of them died, or let the others wait longer than `pretrain.parallel.patience`.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    _check(config, world)
+    check_processes(config, world)
     if dist.is_initialized():  # by a caller, who also ends it
         yield _split(config)
         return
@@ -219,7 +219,12 @@ def _all_answering(patience: float) -> Iterator[None]:
         ) from error
 
 
-def _check(config: PretrainConfig, world: int) -> None:
+def check_processes(config: PretrainConfig, world: int) -> None:
+    """Refuse a number of processes among which the settings cannot share out the model and every batch.
+
+    Raises:
+        ConfigError: names the setting that does not fit, and what would.
+    """
     parallel = config.parallel
     copy = {name: getattr(parallel, name) for name in ("tensor", "context", "pipeline")}
     fixed = math.prod(copy.values())

@@ -73,6 +73,11 @@ def ramped(step: int, *, steps: int, batch: int) -> int:
     return max(1, round(batch * RAMP[step * len(RAMP) // steps]))
 
 
+def long_batch(batch: int, *, usual: int, long: int) -> int:
+    """Sequences of `long` positions in a step of stage 2: as many positions as `batch` sequences of `usual` ones."""
+    return max(1, batch * usual // long)
+
+
 def batch_sizes(config: PretrainConfig) -> list[int]:
     """How many sequences of the usual length the steps of the run read, each number once, smallest first."""
     ramp = round(config.steps * config.batch_ramp)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from accordion.config.pretrain import ParallelConfig, PretrainConfig, model_config
+from accordion.config.profile import load_profile
 from accordion.data.batch import TEXT
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
@@ -21,7 +22,8 @@ from accordion.train.__main__ import main
 from accordion.train.checkpoint import Snapshot
 from accordion.train.loop import Trainer
 from accordion.train.pretrain import long_loader, pretrain
-from accordion.train.ranks import joined
+from accordion.train.ranks import check_processes, joined
+from accordion.train.schedule import long_batch
 from tests.unit.train import rank_work
 from tests.unit.train.ranks import on_ranks
 from tests.unit.train.synthetic_shards import tiny_config, write_shards, write_sparse_shards
@@ -191,6 +193,16 @@ def test_a_number_of_processes_that_does_not_fit_is_refused(monkeypatch, changes
     monkeypatch.setenv("WORLD_SIZE", str(world))
     with pytest.raises(ConfigError, match=message), joined(config(**changes), rank_work.CPU):
         pass
+
+
+@pytest.mark.parametrize(("name", "most"), [("smoke", 2), ("workstation", 8), ("cluster", 32)])
+def test_every_step_of_a_shipped_profile_can_be_shared_out_among_the_processes_it_is_for(name, most):
+    profile = load_profile(name)
+    for readers in (2**power for power in range(most.bit_length())):
+        check_processes(profile.pretrain, readers)
+        if profile.pretrain.long_context.share:
+            pack = profile.pack
+            assert long_batch(profile.pretrain.batch, usual=pack.sequence, long=pack.long_sequence) % readers == 0
 
 
 def test_long_sequences_that_cannot_be_shared_out_are_refused_before_the_first_step(sparse):
