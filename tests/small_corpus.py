@@ -43,7 +43,7 @@ def tables() -> dict[str, pd.DataFrame]:
         for language in ("en", "es"):
             pcm = (np.sin(np.arange(4000) / (5 + n + len(audio))) * 9000).astype("<i2").tobytes()
             audio.append({"id": f"key{n}/{language}", "pcm": pcm, "rate": 8000, "transcript": f"say {n}", **RIGHTS,
-                          "language": language, "key": f"key{n}", "split": split})  # fmt: skip
+                          "language": language, "key": f"key{n}", "speaker": "", "split": split})  # fmt: skip
         images.append({"id": f"image{n}", "png": png(n), "caption": "dot", "captions": '{"en": "dot"}', **RIGHTS,
                        "split": split})  # fmt: skip
         video.append({"id": f"clip{n}", "frames": clip(n * 10), "n": 4, "height": 32, "width": 32,

@@ -257,6 +257,13 @@ class PackConfig(Settings):
         le=1,
         description="share of the training images and clips after a caption that have none, for guidance",
     )
+    voices: bool = Field(
+        True, description="speech after its transcript is given its speaker's voice, as a vector of another clip of "
+        "that speaker; false: none is, and a model of these shards takes none"
+    )  # fmt: skip
+    drop_voices: float = Field(
+        0.2, ge=0, le=1, description="share of that speech, in training, whose voice is not told, for speech in any"
+    )
     audio_gain: float = Field(0.5, gt=0, le=1, description="quietest repeat of a training clip, as a factor")
     shares: dict[Literal["text", "image", "video", "audio"], float] = Field(
         {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},

@@ -58,6 +58,7 @@ class ModelConfig(Settings):
     video_window: int = Field(VIDEO_WINDOW, ge=1, description="earlier frames that a video frame can see")
     vit_layers: int = Field(0, ge=0, description="of the ViT for understanding; 0: the model sees bits only")
     vit_width: int = Field(64, ge=32, multiple_of=32)
+    voice_size: int = Field(0, ge=0, description="numbers that describe a voice; 0: the model takes none")
     layer_order: LayerOrder = LAYER_ORDER
     expert_order: tuple[tuple[int, ...], ...] | None = Field(
         None, description="each layer's experts, those that narrow members keep first; None: by index"
@@ -394,6 +395,7 @@ def model_config(config: PretrainConfig, meta: Mapping[str, Any]) -> ModelConfig
             "top_k": (top_k,) * layers,
             **{name: meta[name] for name in ("text_vocabulary", "bits", "frames", "audio_levels", "audio_codebook")},
             "scales": tuple(meta["scales"]),
+            "voice_size": meta.get("voice_size", 0),
         },
         where="pretrain.model",
     )

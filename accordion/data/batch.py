@@ -26,6 +26,8 @@ COLUMNS: dict[str, tuple[torch.dtype, type[np.generic]]] = {  # name -> (dtype i
     "patch": (torch.int64, np.int32),
     "patch_pixels": (torch.uint8, np.uint8),
     "patch_latent": (torch.float32, np.float16),
+    "voice": (torch.int64, np.int16),
+    "voice_vector": (torch.float32, np.float16),
     "target_token": (torch.int64, np.int32),
     "target_bits": (torch.float32, np.int8),
     "target_codes": (torch.int64, np.int16),
@@ -33,10 +35,14 @@ COLUMNS: dict[str, tuple[torch.dtype, type[np.generic]]] = {  # name -> (dtype i
 EMPTY = {  # what a column holds where it does not apply; -1 in a target means no loss there
     "modality": 0, "document": -1, "group": -1, "position": 0, "token": 0, "codes": -1, "scale": -1, "frame": -1,
     "vision_input": 0, "latent": 0, "patch": -1, "patch_pixels": 0, "patch_latent": 0,
+    "voice": -1, "voice_vector": 0,
     "target_token": -1, "target_bits": -1, "target_codes": -1,
 }  # fmt: skip
-PATCHED = ("patch_pixels", "patch_latent")  # tables of the patches that are looked at, not of positions
+# columns that are tables beside the positions -> the column that holds a position's (first) row of it
+TABLES = {"patch_pixels": "patch", "patch_latent": "patch", "voice_vector": "voice"}
 PATCH_PIXELS = 48  # numbers of a patch: 4 x 4 pixels of three colours
+VOICE_SIZE = 67  # numbers that describe a voice, see data/tokenizers/voice.py
+LEAST_SPOKEN = 6  # positions of a document with a voice: BOS, VOICE, BOA, a frame, EOA, EOS
 LOOK_FRAMES = 4  # frames of a clip that one position looks at
 Columns = dict[str, np.ndarray]
 _NUMPY: dict[torch.dtype, type[np.generic]] = {
@@ -44,19 +50,25 @@ _NUMPY: dict[torch.dtype, type[np.generic]] = {
 }  # fmt: skip
 
 
-def empty_columns(shape: tuple[int, ...], bits: int, levels: int, patches: int | None = None) -> Columns:
+def empty_columns(
+    shape: tuple[int, ...], bits: int, levels: int, patches: int | None = None, voices: int | None = None
+) -> Columns:
     """Columns of `shape` positions holding their empty values, in the dtypes of the shards.
 
     Args:
         patches: rows of the tables of patches; None: as many as positions.
+        voices: rows of the table of voices; None: as many as that many positions can have.
     """
     width = {"position": 3, "codes": levels, "target_codes": levels}
     width |= dict.fromkeys(("vision_input", "latent", "target_bits", "patch_latent"), bits)
-    width["patch_pixels"] = PATCH_PIXELS
-    rows = shape if patches is None else (*shape[:-1], patches)
+    width |= {"patch_pixels": PATCH_PIXELS, "voice_vector": VOICE_SIZE}
+    rows = {
+        "patch": shape[-1] if patches is None else patches,
+        "voice": shape[-1] // LEAST_SPOKEN if voices is None else voices,
+    }
     found = {}
     for name, (_, kind) in COLUMNS.items():
-        length = rows if name in PATCHED else shape
+        length = (*shape[:-1], rows[TABLES[name]]) if name in TABLES else shape
         found[name] = np.full((*length, width[name]) if name in width else length, EMPTY[name], kind)
     return found
 
@@ -65,7 +77,8 @@ def empty_columns(shape: tuple[int, ...], bits: int, levels: int, patches: int |
 class Batch:
     """B packed sequences of S positions. Index columns are int64, `-1` means none (`0` for `token`).
 
-    Legend: B batch, S sequence, Q audio levels, D bits of a vision token, P rows of a table of patches.
+    Legend: B batch, S sequence, Q audio levels, D bits of a vision token, P rows of a table of patches, R of the
+    table of voices.
 
     Attributes:
         modality: (B,S) PAD, TEXT, IMAGE, VIDEO or AUDIO; special tokens are TEXT.
@@ -85,6 +98,9 @@ class Batch:
         patch_pixels: (B,P,48) uint8, patches of 4 x 4 pixels; frame after frame, in each the four of a 2 x 2 block
             together, blocks row by row.
         patch_latent: (B,P,D) float32, the tokenizer's latent of those patches.
+        voice: (B,S) row, in the sequence's table, of the voice in which the sound after this position is spoken; only
+            at a `VOICE` token, and -1 there too where the voice is not told.
+        voice_vector: (B,R,67) float32, what describes those voices.
         target_token: (B,S) next text id.
         target_bits: (B,S,D) float32 in {0, 1}, -1 none: the bits at this position (not shifted).
         target_codes: (B,S,Q) codes of the next audio frame; the codebook's size means end-of-audio.
@@ -103,6 +119,8 @@ class Batch:
     patch: Tensor
     patch_pixels: Tensor
     patch_latent: Tensor
+    voice: Tensor
+    voice_vector: Tensor
     target_token: Tensor
     target_bits: Tensor
     target_codes: Tensor
@@ -136,10 +154,10 @@ class Batch:
         return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def cut(self, positions: slice) -> Self:
-        """The same sequences at `positions` only, with all of their patches."""
+        """The same sequences at `positions` only, with the whole of their tables."""
         names = [field.name for field in fields(self)]
         return type(self)(
-            **{name: getattr(self, name) if name in PATCHED else getattr(self, name)[:, positions] for name in names}
+            **{name: getattr(self, name) if name in TABLES else getattr(self, name)[:, positions] for name in names}
         )
 
     def join(self, other: Self) -> Self:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from accordion.data.batch import AUDIO, COLUMNS, IMAGE, LOOK_FRAMES, TEXT, VIDEO, Columns, empty_columns
 from accordion.data.tokenizers.audio import AudioTokenizer
-from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, Dropout, TextTokenizer
+from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, VOICE, Dropout, TextTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
 from accordion.errors import DataError
 
@@ -52,6 +52,27 @@ class Document:
     def patches(self) -> int:
         """Rows of its tables of patches."""
         return len(self.columns["patch_pixels"])
+
+    @property
+    def voices(self) -> int:
+        """Rows of its table of voices."""
+        return len(self.columns["voice_vector"])
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """In which voice something is to be spoken.
+
+    Attributes:
+        marked: whether a `VOICE` stands before the sound; models without voices know none.
+        vector: (V,) describes the voice (`tokenizers/voice.py`); None: any voice.
+    """
+
+    marked: bool
+    vector: Tensor | None = None
+
+
+PLAIN = Spoken(marked=False)
 
 
 class Assembler:
@@ -126,14 +147,29 @@ class Assembler:
         builder = self.builder("video").tokens([BOS, *words, BOV])
         return builder.vision(VIDEO, bits, latent).tokens([EOV, EOS]).document()
 
-    def speech(self, transcript: str, codes: Tensor, *, audio_first: bool) -> Document:
-        """`BOS transcript BOA <frames> EOA EOS`, or audio first; frames (T,Q) that do not fit are cut."""
+    def heard(self, transcript: str, codes: Tensor) -> Document:
+        """`BOS BOA <frames> EOA transcript EOS`; frames (T,Q) that do not fit are cut."""
         words = self.text.encode(transcript)[: self.sequence // 2]
         frames = codes[: self.sequence - 4 - len(words)].numpy()
-        cut = len(frames) < len(codes)
-        builder = self.builder("audio")
-        builder.tokens([BOS, BOA] if audio_first else [BOS, *words, BOA]).speech(frames, cut=cut)
-        return builder.tokens([EOA, *words, EOS] if audio_first else [EOA, EOS]).document()
+        builder = self.builder("audio").tokens([BOS, BOA]).speech(frames, cut=len(frames) < len(codes))
+        return builder.tokens([EOA, *words, EOS]).document()
+
+    def spoken(self, transcript: str, codes: Tensor, voice: Spoken = PLAIN) -> Document:
+        """`BOS transcript VOICE BOA <frames> EOA EOS`; frames (T,Q) that do not fit are cut.
+
+        Args:
+            voice: PLAIN: there is no VOICE.
+        """
+        words = self.text.encode(transcript)[: self.sequence // 2]
+        prompt = spoken_prompt(words, voice)
+        frames = codes[: self.sequence - 2 - len(prompt)].numpy()
+        builder = self.builder("audio").tokens(prompt, voice.vector).speech(frames, cut=len(frames) < len(codes))
+        return builder.tokens([EOA, EOS]).document()
+
+
+def spoken_prompt(words: Sequence[int], voice: Spoken) -> list[int]:
+    """The ids before a sound that is to be spoken."""
+    return [BOS, *words, *([VOICE] if voice.marked else []), BOA]
 
 
 class Builder:
@@ -151,10 +187,10 @@ class Builder:
         self.parts: list[Columns] = []
         self.next_position = 0.0  # the next text or audio position, t = h = w
         self.next_group = 0
-        self.patches = 0  # rows of the tables so far
+        self.patches = self.voices = 0  # rows of the tables so far
 
-    def _add(self, length: int, modality: int, groups: np.ndarray, patches: int = 0) -> Columns:
-        part = empty_columns((length,), self.bits, self.levels, patches)
+    def _add(self, length: int, modality: int, groups: np.ndarray, patches: int = 0, voices: int = 0) -> Columns:
+        part = empty_columns((length,), self.bits, self.levels, patches, voices)
         part["modality"][:] = modality
         part["group"][:] = self.next_group + groups
         self.next_group += int(groups[-1]) + 1
@@ -166,10 +202,18 @@ class Builder:
         part["position"][:] = (self.next_position + np.arange(length))[:, None]
         self.next_position += length
 
-    def tokens(self, ids: list[int]) -> "Builder":
-        """Text and control ids; each predicts the next id of this run."""
-        part = self._add(len(ids), TEXT, np.arange(len(ids)))
+    def tokens(self, ids: list[int], voice: Tensor | None = None) -> "Builder":
+        """Text and control ids; each predicts the next id of this run.
+
+        Args:
+            voice: (V,), what the one `VOICE` among them stands for; None: any voice.
+        """
+        part = self._add(len(ids), TEXT, np.arange(len(ids)), voices=0 if voice is None else 1)
         self._advance(part)
+        if voice is not None:
+            part["voice"][ids.index(VOICE)] = self.voices
+            part["voice_vector"][0] = voice.numpy()
+            self.voices += 1
         part["token"][:] = ids
         part["target_token"][:-1] = ids[1:]
         return self

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from accordion.data.documents import Assembler, Document
+from accordion.data.documents import PLAIN, Assembler, Document, Spoken
+from accordion.data.tables import require_columns
 from accordion.data.tokenizers.audio_training import read_pcm
 from accordion.data.tokenizers.text import Dropout
 from accordion.data.tokenizers.vision import quantize
 from accordion.data.tokenizers.vision_training import read_clips, read_png
+from accordion.data.voices import Voices
 from accordion.errors import DataError
 
 CLIPS = 32  # pictures or clips read at once
@@ -49,6 +51,7 @@ def rows(corpus: Path, name: str, columns: list[str], split: str, rng: random.Ra
     if not path.is_file():
         raise DataError(f"{path}: missing; run the ingest stage again")
     with pq.ParquetFile(path) as file:
+        require_columns(path, [*columns, "split"], file.schema_arrow.names)
         groups = list(range(file.num_row_groups))
         if rng is not None:
             rng.shuffle(groups)
@@ -123,15 +126,24 @@ def _encode(
             yield row, pixels, [grid[index : index + 1] for grid in scales], latent[index : index + 1]
 
 
-def speech(corpus: Path, split: str, assembler: Assembler) -> Iterator[Document]:
-    """Both directions of each clip: transcript -> audio and audio -> transcript."""
-    for row, codes in _encode_speech(_clips(corpus, split, assembler, None), assembler):
-        both = (assembler.speech(row.transcript, codes, audio_first=first) for first in (False, True))
+def speech(corpus: Path, split: str, assembler: Assembler, voices: Voices | None) -> Iterator[Document]:
+    """Both directions of each clip: transcript -> audio, in its speaker's voice, and audio -> transcript.
+
+    Args:
+        voices: gives the voices; None: no document has one.
+    """
+
+    def given() -> Iterator[tuple[tuple[Any, Spoken], Tensor]]:
+        for row, pcm in _clips(corpus, split, assembler, None):
+            yield (row, PLAIN if voices is None else voices.given(str(row.id), row.speaker, pcm)), pcm
+
+    for (row, voice), codes in _encode_speech(given(), assembler):
+        both = assembler.spoken(row.transcript, codes, voice), assembler.heard(row.transcript, codes)
         yield from (replace(document, weight=row.weight) for document in both)
 
 
 def repeated_speech(
-    corpus: Path, split: str, assembler: Assembler, gain: float, rng: random.Random
+    corpus: Path, split: str, assembler: Assembler, voices: Voices | None, gain: float, rng: random.Random
 ) -> Iterator[Document]:
     """The clips without end, shuffled anew in each round, in either direction, and never twice the same codes.
 
@@ -140,16 +152,21 @@ def repeated_speech(
     """
     frame = assembler.audio.config.frame_samples
 
-    def varied() -> Iterator[tuple[tuple[Any, bool], Tensor]]:
+    def varied() -> Iterator[tuple[tuple[Any, Spoken | None], Tensor]]:
         for row, pcm in _clips(corpus, split, assembler, rng):
             moved = pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
-            yield (row, rng.random() < 0.5), moved
+            audio_first = rng.random() < 0.5
+            voice = PLAIN if voices is None else voices.given(str(row.id), row.speaker, pcm)
+            yield (row, None if audio_first else voice), moved
 
     while True:
         heard = 0
-        for (row, audio_first), codes in _encode_speech(varied(), assembler):
+        for (row, voice), codes in _encode_speech(varied(), assembler):
             heard += 1
-            document = assembler.speech(row.transcript, codes, audio_first=audio_first)
+            if voice is None:
+                document = assembler.heard(row.transcript, codes)
+            else:
+                document = assembler.spoken(row.transcript, codes, voice)
             yield replace(document, weight=row.weight)
         if not heard:
             return
@@ -173,7 +190,7 @@ def _encode_speech(clips: Iterable[tuple[Item, Tensor]], assembler: Assembler) -
 def _clips(corpus: Path, split: str, assembler: Assembler, rng: random.Random | None) -> Iterator[tuple[Any, Tensor]]:
     """Row and PCM (n,) of each clip."""
     rate = assembler.audio.config.sample_rate
-    for row in rows(corpus, "audio", ["id", "pcm", "rate", "transcript", "weight"], split, rng):
+    for row in rows(corpus, "audio", ["id", "pcm", "rate", "transcript", "speaker", "weight"], split, rng):
         yield row, read_pcm(row.pcm, int(row.rate), str(row.id), rate)
 
 

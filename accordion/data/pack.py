@@ -20,13 +20,14 @@ import numpy as np
 import torch
 
 from accordion.config.data import PackConfig
-from accordion.data.batch import MODALITIES, PAD, PATCHED, Columns, empty_columns
+from accordion.data.batch import MODALITIES, PAD, TABLES, VOICE_SIZE, Columns, empty_columns
 from accordion.data.documents import Assembler, Document, Pool
 from accordion.data.encode import images, repeated_speech, speech, texts, torch_threads, videos
 from accordion.data.shards import ShardWriter, record_type, write_meta
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import Dropout, TextTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer
+from accordion.data.voices import Voices
 from accordion.errors import DataError
 from accordion.observe import progress, say
 
@@ -67,14 +68,14 @@ def pack(config: PackConfig, *, out: Path, corpus: Path, text: Path, vision: Pat
     assembler = Assembler(*tokenizers, sequence=config.sequence)
     write_meta(
         out,
-        _facts(assembler, config.understanding),
+        _facts(assembler, config),
         record_type(config.sequence, assembler.bits, assembler.levels),
         splits,
     )
     return metrics
 
 
-def _facts(assembler: Assembler, understanding: bool) -> dict[str, Any]:
+def _facts(assembler: Assembler, config: PackConfig) -> dict[str, Any]:
     vision, audio = assembler.vision.config, assembler.audio.config
     return {
         "sequence": assembler.sequence,
@@ -82,7 +83,8 @@ def _facts(assembler: Assembler, understanding: bool) -> dict[str, Any]:
         "bits": vision.bits,
         "scales": list(vision.scales),
         "frames": vision.frames,
-        "understanding": understanding,
+        "understanding": config.understanding,
+        "voice_size": VOICE_SIZE if config.voices else 0,
         "audio_levels": audio.levels,
         "audio_codebook": audio.codebook,
     }
@@ -95,7 +97,7 @@ def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assemble
             "text": texts(corpus, split, assembler),
             "image": images(corpus, split, assembler, understanding=config.understanding),
             "video": videos(corpus, split, assembler, understanding=config.understanding),
-            "audio": speech(corpus, split, assembler),
+            "audio": speech(corpus, split, assembler, _voices(config, split, assembler)),
         }
         return interleave(streams, dict.fromkeys(streams, 1.0), None, where=f"{corpus}, split {split}")
     split = "train"
@@ -107,11 +109,21 @@ def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assemble
         "text": (text for _ in range(config.passes) for text in texts(corpus, split, assembler, dropout, rng["text"])),
         "image": images(corpus, split, assembler, rng["image"], **seeing),
         "video": videos(corpus, split, assembler, rng["video"], **seeing),
-        "audio": repeated_speech(corpus, split, assembler, config.audio_gain, rng["audio"]),
+        "audio": repeated_speech(
+            corpus, split, assembler, _voices(config, split, assembler), config.audio_gain, rng["audio"]
+        ),
     }
     shares: dict[str, float] = {kind: share for kind, share in config.shares.items() if share > 0}
     wanted = {kind: streams[kind] for kind in shares}
     return interleave(wanted, shares, config.positions, where=f"{corpus}, split {split}")
+
+
+def _voices(config: PackConfig, split: str, assembler: Assembler) -> Voices | None:
+    """The voices that spoken documents of a split are given; of held-out ones all are told."""
+    if not config.voices:
+        return None
+    drop = 0.0 if split == "val" else config.drop_voices
+    return Voices(assembler.audio.voices, drop, random.Random(f"{config.seed}/voices/{split}"))
 
 
 def interleave(
@@ -229,18 +241,20 @@ class Packer:
 def lay_out(documents: list[Document], capacity: int, bits: int, levels: int) -> Columns:
     """The documents of one sequence as columns (S,...): documents numbered, groups counted on, padded to the end.
 
-    The tables of patches have as many rows as the sequence has positions.
+    The tables have as many rows as that many positions can have.
     """
     packed = empty_columns((capacity,), bits, levels)
-    start = groups = patches = 0
+    start = groups = 0
+    used = dict.fromkeys(TABLES.values(), 0)  # rows of the tables, by the column that points to them
     for number, document in enumerate(documents):
         stop = start + document.length
         for name, values in document.columns.items():
-            own = slice(patches, patches + document.patches) if name in PATCHED else slice(start, stop)
-            packed[name][own] = values
-        looking = packed["patch"][start:stop]
-        looking[looking >= 0] += patches
-        patches += document.patches
+            first = used[TABLES[name]] if name in TABLES else start
+            packed[name][first : first + len(values)] = values
+        for name, rows in (("patch", document.patches), ("voice", document.voices)):
+            pointing = packed[name][start:stop]
+            pointing[pointing >= 0] += used[name]
+            used[name] += rows
         packed["document"][start:stop] = number
         packed["group"][start:stop] += groups
         groups = int(packed["group"][stop - 1]) + 1

@@ -1,11 +1,13 @@
 """Tables of the corpus as Parquet files, written and read a few rows at a time: memory is flat in their size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from accordion.errors import DataError
 
 Row = dict[str, Any]
 TEXT, BYTES, WHOLE, REAL = pa.string(), pa.large_binary(), pa.int64(), pa.float64()
@@ -14,13 +16,20 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {  # of each table, in their order
     "text": {"id": TEXT, "language": TEXT, "text": TEXT, "identified": TEXT, **_RECORD},
     "images": {"id": TEXT, "png": BYTES, "caption": TEXT, "captions": TEXT, **_RECORD},
     "audio": {
-        "id": TEXT, "pcm": BYTES, "rate": WHOLE, "transcript": TEXT, "language": TEXT, "key": TEXT, **_RECORD,
+        "id": TEXT, "pcm": BYTES, "rate": WHOLE, "transcript": TEXT, "language": TEXT, "key": TEXT, "speaker": TEXT,
+        **_RECORD,
     },
     "video": {
         "id": TEXT, "frames": BYTES, "n": WHOLE, "height": WHOLE, "width": WHOLE, "caption": TEXT, **_RECORD,
     },
 }  # fmt: skip
 ROWS, BYTES_HELD = 2048, 8 * 2**20  # a row group ends at whichever comes first
+
+
+def require_columns(path: Path, wanted: Iterable[str], there: Iterable[str]) -> None:
+    """Refuse a table that lacks a column: one of an earlier version."""
+    if lacking := sorted(set(wanted) - set(there)):
+        raise DataError(f"{path}: no column {', '.join(lacking)}; run the ingest stage again")
 
 
 class Table:

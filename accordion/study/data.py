@@ -31,6 +31,7 @@ _RAW = (
     "latent",
     "patch_pixels",
     "patch_latent",
+    "voice_vector",
     "target_bits",
 )  # differences along the sequence would not help
 _READ = 256  # sequences read at a time

@@ -9,6 +9,9 @@ from builders.tiers import Tier
 from builders.write import Written, json_lines, languages_of, rank, write_zip
 
 LICENCES = {"en": "CC-BY-SA-3.0", "es": "CC-BY-SA-3.0", "fr": "CC-BY-SA-3.0", "it": "CC-BY-3.0", "ru": "CC-BY-3.0"}
+SPEAKERS = {  # the packages' own notes, see NOTICE
+    "en": "Allison Smith", "es": "Allison Smith", "fr": "June Wallack", "it": "Carlo Flora", "ru": "Maxim Topal",
+}  # fmt: skip
 PACKAGES: tuple[Package, ...] = tuple(
     ("deb", f"asterisk-core-sounds-{language}{end}") for language in LICENCES for end in ("", "-gsm")
 )
@@ -37,7 +40,7 @@ def prompts(packages: Packages, language: str) -> dict[str, tuple[str, bytes]]:
 
 
 def build_speech(packages: Packages, out: Path, tier: Tier) -> list[Written]:
-    """`audio/prompts.zip` (XX/KEY.gsm) and `audio/transcripts.jsonl` (file, key, language, transcript, …)."""
+    """`audio/prompts.zip` (XX/KEY.gsm) and `audio/transcripts.jsonl` (file, key, language, speaker, transcript, …)."""
     spoken: Spoken = {language: prompts(packages, language) for language in LICENCES}
     check_count("asterisk-core-sounds", "prompts with a transcript", sum(map(len, spoken.values())), PROMPTS)
     common = set.intersection(*(set(found) for found in spoken.values()))
@@ -52,6 +55,7 @@ def build_speech(packages: Packages, out: Path, tier: Tier) -> list[Written]:
                 "file": f"{language}/{key}.gsm",
                 "key": key,
                 "language": language,
+                "speaker": SPEAKERS[language],
                 "transcript": transcript,
                 "source": f"asterisk-core-sounds-{language}-gsm",
                 "licence": LICENCES[language],
@@ -69,7 +73,7 @@ def build_speech(packages: Packages, out: Path, tier: Tier) -> list[Written]:
             file="audio/transcripts.jsonl",
             records=len(rows),
             unit="transcripts",
-            changes="as JSON lines, white space single",
+            changes="as JSON lines, white space single, speakers named",
             **about,
         ),
     ]

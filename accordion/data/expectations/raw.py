@@ -27,7 +27,15 @@ RIGHTS = {"id": "text", "source": "text", "licence": "text", "split": "text"}
 SCHEMA = {
     "text": {**RIGHTS, "text": "text", "language": "text"},
     "images": {**RIGHTS, "png": "bytes", "caption": "text", "captions": "text"},
-    "audio": {**RIGHTS, "pcm": "bytes", "rate": "integer", "transcript": "text", "language": "text", "key": "text"},
+    "audio": {
+        **RIGHTS,
+        "pcm": "bytes",
+        "rate": "integer",
+        "transcript": "text",
+        "language": "text",
+        "key": "text",
+        "speaker": "text",
+    },
     "video": {**RIGHTS, "frames": "bytes", "n": "integer", "height": "integer", "width": "integer", "caption": "text"},
     "faq": dict.fromkeys(("section", "language", "question", "answer"), "text"),
 }

@@ -18,6 +18,7 @@ from accordion.data.expectations.drift import measure
 from accordion.data.expectations.statistics import Lengths, Statistics, settings_key
 from accordion.data.expectations.suite import Suite, expect, validate
 from accordion.data.shards import chunks, read_meta
+from accordion.data.tokenizers.text import BOA, VOICE
 from accordion.store.manifest import Manifest, identity
 
 MODALITIES = {"text": TEXT, "image": IMAGE, "video": VIDEO, "audio": AUDIO}
@@ -46,6 +47,8 @@ BROKEN = {
     "vision_input_not_finite": "NaN or infinite vision inputs",
     "patch_outside": "patches looked at that are not there",
     "latent_not_finite": "NaN or infinite latents of vision",
+    "voice_outside": "voices that are not there, or told elsewhere than at a voice token before a sound",
+    "voice_not_finite": "NaN or infinite numbers that describe a voice",
 }
 
 
@@ -143,6 +146,7 @@ def _measure(shards: Path, split: str, meta: dict[str, Any]) -> tuple[pd.DataFra
     tables = []
     for dataset, start, part in chunks(shards, split, ROWS_AT_ONCE):
         counts = _counts(part) | _text_checks(part, meta) | _audio_checks(part, meta) | _vision_checks(part, meta)
+        counts |= _voice_checks(part)
         codes.add(part)
         table = pd.DataFrame(counts)
         table.insert(0, "id", [f"{split}/{dataset}/{start + row}" for row in range(len(table))])
@@ -239,4 +243,15 @@ def _vision_checks(part: dict[str, np.ndarray], meta: dict[str, Any]) -> dict[st
         "vision_input_not_finite": (~np.isfinite(part["vision_input"])).sum((1, 2)),
         "latent_not_finite": (~np.isfinite(part["latent"])).sum((1, 2))
         + (~np.isfinite(part["patch_latent"])).sum((1, 2)),
+    }
+
+
+def _voice_checks(part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    voice, rows, token = part["voice"], part["voice_vector"].shape[1], part["token"]
+    following = np.zeros_like(token)
+    following[:, :-1] = token[:, 1:]
+    asked = (part["modality"] == TEXT) & (token == VOICE) & (following == BOA)
+    return {
+        "voice_outside": ((voice < -1) | (voice >= rows) | ((voice >= 0) & ~asked)).sum(1),
+        "voice_not_finite": (~np.isfinite(part["voice_vector"])).sum((1, 2)),
     }

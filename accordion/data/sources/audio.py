@@ -14,7 +14,8 @@ from accordion.errors import DataError
 def audio_rows(source: SourceConfig, quarantine: Quarantine, config: IngestConfig) -> Iterator[tuple[Path, str, Row]]:
     """(file, record, row) of each clip: id, group, key, pcm (int16 little endian), rate, transcript, language, ...
 
-    A record may state `key`: clips of the same words (a prompt in all voices) share it and stay in one split.
+    A record may state `key`: clips of the same words (a prompt in all voices) share it and stay in one split; and
+    `speaker`, a name that stands for one person in all sources (empty where nobody knows).
     """
     for item in items(source, suffixes_of("audio"), quarantine):
         known = described(source, item.fields)
@@ -40,6 +41,7 @@ def audio_rows(source: SourceConfig, quarantine: Quarantine, config: IngestConfi
                 "pcm": to_int16(media.resample(pcm, rate, config.audio_rate)),
                 "rate": config.audio_rate,
                 "transcript": transcript,
+                "speaker": str(item.fields.get("speaker") or "").strip(),
                 **known,
             },
         )

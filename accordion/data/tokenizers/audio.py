@@ -23,6 +23,7 @@ from accordion.config.data import AudioTokenizerConfig
 from accordion.data.tokenizers.audio_quantizer import Quantizer, ridge
 from accordion.data.tokenizers.audio_spectra import DB, Spectra, unscaled
 from accordion.data.tokenizers.vision import load_weights, read_file
+from accordion.data.tokenizers.voice import VoiceEncoder
 from accordion.errors import DataError
 
 SPECTRA = 8  # of a frame
@@ -110,7 +111,11 @@ class Decoder(nn.Module):
 
 
 class AudioTokenizer(nn.Module):
-    """PCM to codes and back; see the module's text."""
+    """PCM to codes and back; see the module's text.
+
+    Attributes:
+        voices: describes who speaks, in the terms of the speech this was trained on.
+    """
 
     def __init__(self, config: AudioTokenizerConfig) -> None:
         super().__init__()
@@ -121,6 +126,7 @@ class AudioTokenizer(nn.Module):
         self.encoder = Encoder(config)
         self.quantizer = Quantizer(config.levels, config.codebook, config.width)
         self.decoder = Decoder(config, self.spectra.bins)
+        self.voices = VoiceEncoder(config.sample_rate)
 
     @property
     def bits_per_second(self) -> float:

@@ -29,12 +29,13 @@ CEPSTRA_NAME = "mel cepstra"
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One recording: float PCM (n,), who and what is heard, and the digest of its 16-bit samples."""
+    """One recording: float PCM (n,), its language, the digest of its 16-bit samples, who speaks (empty: unknown)."""
 
     name: str
     pcm: Tensor
     language: str
     digest: str
+    speaker: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from accordion.config.data import AudioTokenizerConfig
+from accordion.data.tables import require_columns
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.audio_measure import measure
 from accordion.data.tokenizers.audio_spectra import scaled_log, unscaled
 from accordion.data.tokenizers.audio_teacher import Clip, Taught, digest, teach
+from accordion.data.tokenizers.voice import told_apart
 from accordion.device import training_device
 from accordion.errors import DataError, TrainingDiverged
 from accordion.observe import progress, record
@@ -31,13 +34,16 @@ def train_audio_tokenizer(config: AudioTokenizerConfig, *, out: Path, corpus: Pa
 
     Returns:
         on held-out clips, by the number of codes: mel distance (dB), SI-SDR (dB), ESTOI; perplexity and share of used
-        entries of each codebook; bit rate; which teacher taught code 1, and what each code tells of its features.
+        entries of each codebook; bit rate; which teacher taught code 1, and what each code tells of its features; from
+        how many sounds voices were learnt to be told apart, and how well they are in held-out clips.
     """
     train, held_out = (load_clips(corpus, split, config) for split in ("train", "val"))
     model, loss, teacher = fit(config, train)
+    voices = model.voices.place([clip.pcm for clip in train], [clip.speaker for clip in train])
     model.save(out)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"loss": loss, "parameters": parameters, "teacher": teacher, **measure(model, held_out)}
+    voices |= told_apart(model.voices, held_out)
+    return {"loss": loss, "parameters": parameters, "teacher": teacher, "voices": voices, **measure(model, held_out)}
 
 
 def load_clips(corpus: Path, split: str, config: AudioTokenizerConfig) -> list[Clip]:
@@ -46,11 +52,13 @@ def load_clips(corpus: Path, split: str, config: AudioTokenizerConfig) -> list[C
     Raises:
         DataError: a clip has another rate, is empty, or the split has none.
     """
-    table = pd.read_parquet(corpus / "audio.parquet", columns=["id", "pcm", "rate", "language", "split"])
+    path, columns = corpus / "audio.parquet", ["id", "pcm", "rate", "language", "speaker", "split"]
+    require_columns(path, columns, pq.read_schema(path).names)
+    table = pd.read_parquet(path, columns=columns)
     rows: Iterable[Any] = table[table["split"] == split].itertuples()
     clips = [
         Clip(name=str(row.id), pcm=read_pcm(row.pcm, int(row.rate), str(row.id), config.sample_rate),
-             language=str(row.language), digest=digest(row.pcm))
+             language=str(row.language), digest=digest(row.pcm), speaker=str(row.speaker))
         for row in rows
     ]  # fmt: skip
     if not clips:

@@ -23,11 +23,13 @@ from accordion.errors import ArtifactError, DataError
 
 PAD, BOS, EOS, BOI, EOI, BOV, EOV, BOA, EOA, MASK, SEP, USER, ASSISTANT = range(13)
 SPLIT = 13  # between a high and a low surrogate that are two characters of the string and not a pair
+VOICE = 14  # before BOA: the voice that speaks, described by a vector at this position, or any voice
 SPECIAL = 16  # ids below this are reserved
 SPECIAL_NAMES = (
     "<pad>", "<bos>", "<eos>", "<boi>", "<eoi>", "<bov>", "<eov>", "<boa>", "<eoa>", "<mask>", "<sep>",
-    "<user>", "<assistant>", "<split>", "<reserved-14>", "<reserved-15>",
+    "<user>", "<assistant>", "<split>", "<voice>", "<reserved-15>",
 )  # fmt: skip
+_FORMER = {"<reserved-14>": "<voice>"}  # names in the files of earlier versions
 FILE = "tokenizer.json"
 _CACHE_WORDS = 1 << 17
 _LONGEST = 64  # characters of a word with merges; bounds the work for text without spaces
@@ -218,7 +220,8 @@ class TextTokenizer:
             raise ArtifactError(f"{path}: missing; run the stage train_text_tokenizer, or give its output folder")
         try:
             text = path.read_text()
-            special = {entry["content"]: entry["id"] for entry in json.loads(text)["added_tokens"]}
+            added = json.loads(text)["added_tokens"]
+            special = {_FORMER.get(entry["content"], entry["content"]): entry["id"] for entry in added}
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: not a readable tokenizer ({error}); run train_text_tokenizer again") from None
         if special != {name: index for index, name in enumerate(SPECIAL_NAMES)}:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from accordion.config.data import ValidateShardsConfig
-from accordion.data.batch import AUDIO, COLUMNS, IMAGE, PATCHED, TEXT
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TABLES, TEXT
 from accordion.data.expectations.raw import validate_data
 from accordion.data.expectations.shards import validate_shards
 from accordion.data.expectations.suite import Suite, expect, validate
@@ -223,11 +223,15 @@ LIMITS = ValidateShardsConfig(
 def sequence() -> dict[str, np.ndarray]:
     """Four text positions, one image of 1 + 4 positions, two audio frames, one position of padding."""
     width = {"position": (3,), "codes": (2,), "target_codes": (2,)}
-    width |= dict.fromkeys(("vision_input", "latent", "target_bits", "patch_latent"), (3,)) | {"patch_pixels": (48,)}
-    empty = {"document": -1, "patch": -1, "group": -1, "codes": -1, "scale": -1, "frame": -1, "target_token": -1,
-             "target_bits": -1, "target_codes": -1}  # fmt: skip
+    width |= dict.fromkeys(("vision_input", "latent", "target_bits", "patch_latent"), (3,)) | {
+        "patch_pixels": (48,),
+        "voice_vector": (67,),
+    }
+    empty = {"document": -1, "patch": -1, "voice": -1, "group": -1, "codes": -1, "scale": -1, "frame": -1,
+             "target_token": -1, "target_bits": -1, "target_codes": -1}  # fmt: skip
     columns = {name: np.full((12, *width.get(name, ())), empty.get(name, 0), kind)
                for name, (_, kind) in COLUMNS.items()}  # fmt: skip
+    columns["voice_vector"] = columns["voice_vector"][:2]  # as many as twelve positions can have
     columns["modality"][:11] = [TEXT] * 4 + [IMAGE] * 5 + [AUDIO] * 2
     columns["document"][:11] = [0] * 9 + [1] * 2
     columns["group"][:11] = [0, 1, 2, 3, 4, 5, 5, 5, 5, 6, 7]
@@ -298,6 +302,9 @@ def put(name: str, where: tuple, value: object):
         (put("latent", (0, 6, 0), np.inf), "latent_not_finite", "train/all/0"),
         (put("patch_latent", (1, 6, 0), np.nan), "latent_not_finite", "train/all/1"),
         (put("patch", (0, 2), 0), "patch_outside", "train/all/0"),
+        (put("voice", (0, 2), 0), "voice_outside", "train/all/0"),
+        (put("voice", (1, 1), -2), "voice_outside", "train/all/1"),
+        (put("voice_vector", (1, 0, 5), np.inf), "voice_not_finite", "train/all/1"),
         (put("patch", (2, 4), 12), "patch_outside", "train/all/2"),
         (put("position", (0, 6, 0), np.inf), "position_not_finite", "train/all/0"),
         (put("modality", (1, 0), 9), "modality_unknown", "train/all/1"),
@@ -311,7 +318,7 @@ def test_each_damaged_column_is_named_with_its_sequence(tmp_path: Path, change, 
 def test_too_few_positions_and_too_much_padding_are_named(tmp_path: Path) -> None:
     def empty_out(columns: dict[str, np.ndarray]) -> None:
         for name, column in columns.items():
-            column[:2] = 0 if name in ("modality", "position", "token", "vision_input", "latent", *PATCHED) else -1
+            column[:2] = 0 if name in ("modality", "position", "token", "vision_input", "latent", *TABLES) else -1
 
     message = check_shards(tmp_path, empty_out)
     assert re.search(r"train positions: .*above_minimum.*first: text", message)

@@ -174,7 +174,7 @@ def test_images_become_rgb_png_of_a_bounded_side_and_speech_one_rate(tmp_path: P
         "a.jpg": media.image("JPEG", media.pixels(300, 600)),
         "a.txt": b"wide",
         "b.flac": media.audio("FLAC", 44_100),
-        "b.json": b'{"transcript": "a tone", "key": "k", "language": "it"}',
+        "b.json": b'{"transcript": "a tone", "key": "k", "language": "it", "speaker": " Ann "}',
     }
     path = shard(tmp_path / "s.tar", files)
     images, refused = read("images", path)
@@ -182,7 +182,7 @@ def test_images_become_rgb_png_of_a_bounded_side_and_speech_one_rate(tmp_path: P
     assert images[0]["captions"] == '{"en": "wide"}' and [row["record"] for row in refused] == ["b"]
     clips, _ = read("audio", path)
     assert (clips[0]["rate"], clips[0]["key"], clips[0]["language"]) == (8000, "k", "it")
-    assert abs(len(clips[0]["pcm"]) / 2 - 4000) < 100
+    assert clips[0]["speaker"] == "Ann" and abs(len(clips[0]["pcm"]) / 2 - 4000) < 100
 
 
 def test_bad_media_are_refused_and_their_neighbours_go_through(tmp_path: Path) -> None:

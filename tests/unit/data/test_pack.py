@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from accordion.config.data import AudioTokenizerConfig, PackConfig, TextTokenizerConfig, VisionTokenizerConfig
-from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, empty_columns
-from accordion.data.documents import Assembler, Document, Pool
+from accordion.data.batch import AUDIO, COLUMNS, IMAGE, TEXT, VIDEO, VOICE_SIZE, empty_columns
+from accordion.data.documents import Assembler, Document, Pool, Spoken
 from accordion.data.encode import repeated_speech, rows, speech
 from accordion.data.loader import ShardLoader
 from accordion.data.pack import Packer, Tally, _write_split, blend_weights, interleave, lay_out, pack
 from accordion.data.shards import chunks, open_split, read_meta
 from accordion.data.tokenizers.audio import AudioTokenizer
-from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, TextTokenizer
+from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, VOICE, TextTokenizer
 from accordion.data.tokenizers.text_training import fit
 from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
 from accordion.errors import ArtifactError, ConfigError, DataError
@@ -64,7 +64,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     table("text", 30, text=lambda i: "the cat and the dog " * (1 + 7 * i))
     table("images", 10, png=lambda i: png(), caption=lambda i: f"the cat {i}")
-    table("audio", 10, rate=lambda i: 8000, transcript=lambda i: f"the dog {i}",
+    table("audio", 10, rate=lambda i: 8000, transcript=lambda i: f"the dog {i}", speaker=lambda i: "ab"[i % 2],
           pcm=lambda i: rng.integers(-9000, 9000, 640 * (5 + i), dtype=np.int16).tobytes())  # fmt: skip
     table("video", 10, n=lambda i: 3, height=lambda i: 16, width=lambda i: 16, caption=lambda i: "",
           frames=lambda i: rng.integers(0, 255, 3 * 16 * 16 * 3, dtype=np.uint8).tobytes())  # fmt: skip
@@ -178,17 +178,74 @@ def test_sequences_hold_no_more_patches_than_positions_and_point_to_their_own(as
 
 def test_a_speech_document_predicts_the_next_frame_and_its_end(assembler: Assembler) -> None:
     codes = torch.arange(12).reshape(4, 3) % 8
-    columns = assembler.speech("the dog", codes, audio_first=False).columns
+    columns = assembler.spoken("the dog", codes).columns
     block = np.flatnonzero(columns["modality"] == AUDIO)
     assert columns["codes"][block].tolist() == codes.tolist()
     assert columns["token"][block[0] - 1] == BOA
     assert columns["target_codes"][block[0] - 1].tolist() == codes[0].tolist()
     assert columns["target_codes"][block].tolist() == [*codes[1:].tolist(), [8, 8, 8]]
     assert columns["token"][block[-1] + 1 :].tolist() == [EOA, EOS]
-    backward = assembler.speech("the dog", codes, audio_first=True).columns
+    backward = assembler.heard("the dog", codes).columns
     assert backward["token"][:2].tolist() == [BOS, BOA]
     assert backward["token"][-1] == EOS
     assert backward["target_codes"][1].tolist() == codes[0].tolist()
+
+
+def test_a_voice_stands_before_the_sound_told_or_not(assembler: Assembler) -> None:
+    codes, words = torch.zeros(4, 3, dtype=torch.int64), assembler.text.encode("the dog")
+    vector = torch.linspace(-1, 1, VOICE_SIZE)
+    told, untold = (assembler.spoken("the dog", codes, Spoken(True, voice)) for voice in (vector, None))
+    at = len(words) + 1
+    for document in (told, untold):
+        columns = document.columns
+        assert columns["token"][: at + 2].tolist() == [BOS, *words, VOICE, BOA]
+        assert columns["target_token"][: at + 2].tolist() == [*words, VOICE, BOA, -1]
+        assert (columns["modality"] == AUDIO).sum() == 4 and columns["target_codes"][at + 1].tolist() == [0, 0, 0]
+    assert told.voices == 1 and untold.voices == 0
+    assert told.columns["voice"].tolist() == [-1] * at + [0] + [-1] * (told.length - at - 1)
+    assert (untold.columns["voice"] == -1).all()
+    np.testing.assert_allclose(told.columns["voice_vector"][0], vector.numpy(), atol=1e-3)
+    plain = assembler.spoken("the dog", codes)
+    assert plain.length == told.length - 1 and VOICE not in plain.columns["token"]
+
+
+def test_a_full_sequence_of_the_shortest_spoken_documents_holds_all_their_voices(assembler: Assembler) -> None:
+    one = torch.zeros(1, 3, dtype=torch.int64)
+    documents = [assembler.spoken("", one, Spoken(True, torch.full((VOICE_SIZE,), float(n)))) for n in range(10)]
+    assert {document.length for document in documents} == {6}
+    between = assembler.builder("text").tokens([20, 21, 22]).document()
+    columns = lay_out([documents[0], between, *documents[1:]], 63, 5, 3)
+    assert columns["voice"][columns["token"] == VOICE].tolist() == list(range(10))
+    assert columns["voice_vector"][:, 0].tolist() == list(range(10))
+
+
+def test_packed_speech_has_its_speakers_voices_and_none_where_they_are_off(tools, corpus, shards, tmp_path) -> None:
+    def spoken(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray, dict]:
+        """Rows of the table at every VOICE, the vectors they point to, and how many BOA follow a transcript."""
+        parts = [part for _, _, part in chunks(folder, split, 100)]
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
+        asked = columns["token"] == VOICE
+        rows = columns["voice"][asked]
+        sequence = np.nonzero(asked)[0][rows >= 0]
+        return rows, columns["voice_vector"][sequence, rows[rows >= 0]], columns
+
+    rows, vectors, columns = spoken(shards, "train")
+    assert (rows < 0).any() and len(vectors) >= 5
+    np.testing.assert_allclose(np.square(vectors.astype(np.float32)).mean(1), 1, atol=0.01)
+    assert read_meta(shards)["voice_size"] == VOICE_SIZE
+    rows, vectors, _ = spoken(shards, "val")
+    assert sorted(rows.tolist()) == [-1, 0]  # all are told; a half of the shorter one is too short to tell a voice
+    pack(CONFIG.model_copy(update={"voices": False}), out=tmp_path, corpus=corpus, **tools)
+    rows, vectors, columns = spoken(tmp_path, "train")
+    assert not len(rows) and (columns["voice"] == -1).all() and read_meta(tmp_path)["voice_size"] == 0
+
+
+def test_a_corpus_without_speakers_is_refused(tools, corpus, tmp_path: Path) -> None:
+    for name in ("text", "images", "audio", "video"):
+        table = pd.read_parquet(corpus / f"{name}.parquet")
+        table.drop(columns="speaker", errors="ignore").to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"audio\.parquet: no column speaker; run the ingest stage again"):
+        pack(CONFIG, out=tmp_path / "out", corpus=tmp_path, **tools)
 
 
 def test_long_parts_are_cut_to_the_sequence(assembler: Assembler) -> None:
@@ -198,7 +255,7 @@ def test_long_parts_are_cut_to_the_sequence(assembler: Assembler) -> None:
     rejoined = [t for piece in pieces for t in piece.columns["token"].tolist() if t not in (BOS, EOS)]
     assert rejoined == ids
     assert [EOS in piece.columns["token"] for piece in pieces] == [False] * (len(pieces) - 1) + [True]
-    cut = assembler.speech("the dog", torch.zeros(500, 3, dtype=torch.int64), audio_first=False)
+    cut = assembler.spoken("the dog", torch.zeros(500, 3, dtype=torch.int64))
     assert cut.length == 128
     assert (cut.columns["target_codes"] != 8).all()  # a cut clip does not end here
     caption = assembler.image("the cat " * 300, some_bits(1), image_first=True)
@@ -460,7 +517,7 @@ def test_training_reads_the_shares_though_media_are_stored_once(shards: Path) ->
 
 def test_a_repeated_clip_is_cut_anew_and_the_seed_decides_how(assembler: Assembler, corpus: Path) -> None:
     def first(seed: int) -> list[np.ndarray]:
-        rounds = repeated_speech(corpus, "val", assembler, 0.5, random.Random(seed))  # two clips
+        rounds = repeated_speech(corpus, "val", assembler, None, 0.5, random.Random(seed))  # two clips
         return [next(rounds).columns["codes"] for _ in range(8)]
 
     once, again, other = first(0), first(0), first(1)
@@ -479,7 +536,7 @@ def test_speech_is_encoded_in_one_thread_and_in_the_order_it_came(assembler: Ass
             patch.setattr(
                 assembler.audio, "encode_batch", lambda clips: seen.append(torch.get_num_threads()) or encode(clips)
             )
-            found = list(speech(corpus, "train", assembler))
+            found = list(speech(corpus, "train", assembler, None))
         assert set(seen) == {1} and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

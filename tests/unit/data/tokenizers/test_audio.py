@@ -65,7 +65,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     rows = [
         {"id": f"a{i}", "rate": 8000, "split": "val" if i % 6 == 0 else "train", "language": "en" if i % 2 else "fr",
-         "pcm": sixteen_bit(tone(80 + 15 * i))}
+         "speaker": "", "pcm": sixteen_bit(tone(80 + 15 * i))}
         for i in range(24)
     ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(folder / "audio.parquet")

@@ -284,3 +284,15 @@ def test_reading_texts_takes_no_longer_with_every_word_already_known() -> None:
     clock = time.process_time()
     assert sum(1 for _ in text_training._words(texts)) == 6000
     assert time.process_time() - clock < 4  # half a second; going through all known words each time takes over a minute
+
+
+def test_a_tokenizer_from_before_voices_is_read(tmp_path: Path) -> None:
+    made = fit(TextTokenizerConfig(vocabulary=420), ["the cat"] * 5)
+    made.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace("<voice>", "<reserved-14>"))
+    old = TextTokenizer.load(tmp_path)
+    assert old.encode("the cat") == made.encode("the cat") and old.vocabulary == made.vocabulary
+    path.write_text(path.read_text().replace("<reserved-14>", "<other>"))
+    with pytest.raises(ArtifactError, match="control tokens are not Accordion's"):
+        TextTokenizer.load(tmp_path)
