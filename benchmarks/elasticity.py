@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from accordion.config.pretrain import ModelConfig
-from accordion.data.batch import TEXT, Batch
+from accordion.data.batch import TEXT, VOICE_SIZE, Batch
 from accordion.device import settle, training_device
 from accordion.model import Model, SubmodelSpec
 from accordion.model.flops import RowCounts, row_counts, training_flops
@@ -72,6 +72,7 @@ def text_batch(shape: ModelConfig, rows: int, length: int) -> Batch:
         scale=none.clone(), frame=none.clone(), vision_input=torch.zeros(rows, length, shape.bits),
         latent=torch.zeros(rows, length, shape.bits), patch=none.clone(),
         patch_pixels=torch.zeros(rows, 0, 48, dtype=torch.uint8), patch_latent=torch.zeros(rows, 0, shape.bits),
+        voice=none.clone(), voice_vector=torch.zeros(rows, 0, VOICE_SIZE),
         target_token=tokens[:, 1:].contiguous(), target_bits=torch.full((rows, length, shape.bits), -1.0),
         target_codes=codes.clone(),
     )  # fmt: skip

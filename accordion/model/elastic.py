@@ -156,6 +156,7 @@ def parameter_counts(config: ModelConfig) -> tuple[int, int]:
         + 2 * hidden**2 + 3 * hidden  # multi-token prediction
         + hidden  # final norm
         + understanding_parameters(config)
+        + config.voice_size * hidden  # voices
     )  # fmt: skip
     routers = sum(experts * hidden for experts in config.experts)
     total = rest + config.layers * layer + routers + sum(experts * expert for experts in config.experts)

@@ -13,7 +13,8 @@ class Embeddings(nn.Module):
 
     Text: a table. Vision: a projection of the accumulated feature plus the scale's embedding; the first scale of
     the first frame has no feature yet and gets a learned start. Audio: the sum of its levels' embeddings. An image or
-    clip to understand: what `Understanding` sees of it.
+    clip to understand: what `Understanding` sees of it. A voice that is told: a projection of what describes it, added
+    to the embedding of its token.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -25,6 +26,7 @@ class Embeddings(nn.Module):
         self.audio = nn.Parameter(torch.empty(config.audio_levels, config.audio_codebook + 1, config.hidden))
 
         self.understanding = Understanding(config) if config.vit_layers else None
+        self.voice = nn.Linear(config.voice_size, config.hidden, bias=False) if config.voice_size else None
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states (B, S, H) of the positions of a batch; padding gets that of text id 0."""
@@ -44,5 +46,8 @@ class Embeddings(nn.Module):
             codes = batch.codes.view(-1, batch.codes.shape[-1])[audio]  # (n, Q)
             levels = torch.arange(codes.shape[1], device=codes.device)
             flat = flat.index_copy(0, audio, self.audio[levels, codes].sum(1))
+        if self.voice is not None and len(told := (batch.voice.view(-1) >= 0).nonzero().squeeze(1)):
+            vectors = batch.voice_vector[told // batch.voice.shape[1], batch.voice.view(-1)[told]]  # (n, V)
+            flat = flat.index_add(0, told, self.voice(vectors.to(x.dtype)).to(x.dtype))
         states = flat.view_as(x)
         return states if self.understanding is None else self.understanding(batch, states)

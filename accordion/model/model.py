@@ -73,7 +73,7 @@ class Model(nn.Module):
         for name, weight in self.named_parameters():
             if "norm" in name:
                 weight.fill_(1.0)
-            elif name.endswith("bias"):
+            elif name.endswith("bias") or name == "embeddings.voice.weight":  # any voice is what is learnt from
                 weight.zero_()
             elif (name.startswith("embeddings") and ".understanding." not in name) or name == "heads.audio_code":
                 weight.normal_(0, 0.5, generator=generator)

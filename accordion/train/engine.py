@@ -276,8 +276,8 @@ def _like(whole: Tensor, target: Tensor) -> Tensor:
 
 
 def decays(name: str, weight: Tensor) -> bool:
-    """Whether weight decay applies: to matrices, not to embeddings, norms and biases; the ViT has matrices."""
-    table = name.startswith("embeddings") and ".understanding." not in name
+    """Whether weight decay applies: to matrices (of the ViT and of voices too), not to embeddings, norms, biases."""
+    table = name.startswith("embeddings") and not name.startswith(("embeddings.understanding.", "embeddings.voice."))
     return weight.ndim > 1 and not table
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from accordion.config.pretrain import ModelConfig
-from accordion.data.batch import AUDIO, IMAGE, TEXT, VIDEO, Batch
+from accordion.data.batch import AUDIO, IMAGE, TEXT, VIDEO, VOICE_SIZE, Batch
 
 SCALES = (1, 2)
 FRAMES = 3
@@ -20,8 +20,8 @@ def small_config(layers: int = 5, experts: int = 6, top_k: int = 3, **changes) -
 
 
 class _Row:
-    def __init__(self, length: int, generator: torch.Generator, seeing: bool) -> None:
-        self.seeing = seeing
+    def __init__(self, length: int, generator: torch.Generator, seeing: bool, told: bool) -> None:
+        self.seeing, self.told = seeing, told
         self.length, self.generator, self.at, self.group, self.document = length, generator, 0, 0, -1
         self.seen = 0
         bits, levels = SIZES["bits"], SIZES["audio_levels"]
@@ -33,6 +33,7 @@ class _Row:
             "vision_input": torch.zeros(length, bits), "latent": torch.zeros(length, bits),
             "patch": none.clone(), "target_token": none.clone(),
             "patch_pixels": torch.zeros(length, 48, dtype=torch.uint8), "patch_latent": torch.zeros(length, bits),
+            "voice": none.clone(), "voice_vector": torch.zeros(length // 6, VOICE_SIZE),
             "target_bits": torch.full((length, bits), -1.0), "target_codes": torch.full((length, levels), -1),
         }  # fmt: skip
 
@@ -75,6 +76,10 @@ class _Row:
         end = SIZES["audio_codebook"]
         codes = self.draw(end, frames + 1, SIZES["audio_levels"])
         codes[frames] = end
+        if self.told:
+            self.columns["voice_vector"][0].normal_(generator=self.generator)
+            self.put(modality=TEXT, token=14, position=0.0, voice=0, target_token=7)
+            self.group += 1
         self.put(modality=TEXT, token=7, position=0.0, target_codes=codes[0])
         self.group += 1
         for index in range(frames):
@@ -120,13 +125,13 @@ class _Row:
         return self.columns
 
 
-def small_batch(rows: int = 4, length: int = 48, seed: int = 0, *, seeing: bool = False) -> Batch:
+def small_batch(rows: int = 4, length: int = 48, seed: int = 0, *, seeing: bool = False, told: bool = False) -> Batch:
     """`rows` packed sequences; each holds text, an image, a video clip and audio, and some end with padding.
 
-    With `seeing` the last document begins with an image and a clip to understand.
+    With `seeing` the last document begins with an image and a clip to understand; with `told` the sound has a voice.
     """
     generator = torch.Generator().manual_seed(seed)
-    filled = [_Row(length, generator, seeing).fill(padding=(row % 3) * 2) for row in range(rows)]
+    filled = [_Row(length, generator, seeing, told).fill(padding=(row % 3) * 2) for row in range(rows)]
     return Batch.from_columns({name: torch.stack([row[name] for row in filled]) for name in filled[0]})
 
 
