@@ -44,6 +44,9 @@ def generate(
     image: Annotated[Path | None, typer.Option(help="A picture: described, or with .mp4 set in motion.")] = None,
     audio: Annotated[Path | None, typer.Option(help="A sound: transcribed.")] = None,
     video: Annotated[Path | None, typer.Option(help="A film: described, or continued (.mp4).")] = None,
+    voice: Annotated[
+        Path | None, typer.Option(help="A sound: with --text and --out FILE.wav, who reads aloud.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="New file: .png, .mp4 or .wav; without it, text is printed.")] = None,
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", "--model", help="KIND, KIND:DIGEST or a folder: policy, checkpoint, family.")
@@ -62,6 +65,7 @@ def generate(
     Examples: `accordion generate "3 + 4 ="`, `accordion generate --text "In the beginning"`,
     `accordion generate --image photo.jpg`, `accordion generate --caption "a cat" --out cat.png`,
     `accordion generate --audio word.wav`, `accordion generate --text "hello" --out hello.wav`,
+    `accordion generate --text "hello" --voice me.wav --out hello.wav`,
     `accordion generate --video clip.mp4 --out more.mp4`
     """
     from accordion.errors import DataError
@@ -72,7 +76,7 @@ def generate(
     from accordion.tokenize import MadeWith
 
     request = Request(
-        question=prompt, text=text, caption=caption, image=image, audio=audio, video=video, out=out,
+        question=prompt, text=text, caption=caption, image=image, audio=audio, video=video, voice=voice, out=out,
         longest=max_tokens, seconds=seconds,
     )  # fmt: skip
     source, wanted = request.kinds()

@@ -27,11 +27,12 @@ SUFFIXES = {".png": "image", ".mp4": "video", ".wav": "sound", None: "text"}
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is given, exactly one of the first five beside a caption, and what is wanted.
+    """What is given, exactly one of the first five beside a caption or a voice, and what is wanted.
 
     Attributes:
         question: answered as a post-trained policy is asked; text: continued, or read aloud; caption: of what is to
             be drawn or filmed; image, audio, video: files to be described, or continued as a film.
+        voice: a file of speech, in whose voice the text is read aloud.
         out: new file, .png, .mp4 or .wav; None: the answer is text.
         longest: most tokens of a text.
         seconds: most of a sound.
@@ -43,6 +44,7 @@ class Request:
     image: Path | None = None
     audio: Path | None = None
     video: Path | None = None
+    voice: Path | None = None
     out: Path | None = None
     longest: int = 64
     seconds: float = 5.0
@@ -81,6 +83,10 @@ class Request:
         if (source, wanted) not in DIRECTIONS:
             ways = ", ".join(f"{a} to {b}" for a, b in DIRECTIONS)
             raise DataError(f"generate: no way from {source} to {wanted}; there are: {ways}")
+        if self.voice is not None and (source, wanted) != ("text", "sound"):
+            raise DataError(
+                f"--voice {self.voice}: only a text that is read aloud has a voice; give --text and --out FILE.wav"
+            )
         if self.out is not None and self.out.exists():
             raise DataError(f"--out {self.out}: exists already; choose a new file")
         return source, wanted
@@ -125,9 +131,7 @@ def _describe(request: Request, creator: Creator, sampling: Sampling) -> str:
 
 def _transcribe(request: Request, creator: Creator, sampling: Sampling) -> str:
     assert request.audio is not None
-    pcm, rate = media.read_audio(request.audio)
-    wanted = creator.audio.config.sample_rate
-    sound = torch.from_numpy(media.resample(pcm, rate, wanted)).clamp(-1, 1)
+    sound, wanted = _sound(request.audio, creator), creator.audio.config.sample_rate
     if len(sound) > request.seconds * wanted:
         raise DataError(
             f"{request.audio}: {len(sound) / wanted:.1f} s; at most {request.seconds:g} s are read, "
@@ -155,10 +159,23 @@ def _film(request: Request, creator: Creator, sampling: Sampling) -> bytes:
 
 
 def _speak(request: Request, creator: Creator, sampling: Sampling) -> bytes:
-    pcm = creator.speak(str(request.text), sampling, seconds=request.seconds)
+    voice = None
+    if request.voice is not None:
+        sound = _sound(request.voice, creator)
+        try:
+            voice = creator.voice(sound)
+        except DataError as error:
+            raise DataError(f"--voice {request.voice}: {error}") from None
+    pcm = creator.speak(str(request.text), sampling, seconds=request.seconds, voice=voice)
     file = io.BytesIO()
     soundfile.write(file, pcm.numpy(), creator.audio.config.sample_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
+
+
+def _sound(path: Path, creator: Creator) -> Tensor:
+    """A sound file's samples (n,) in [-1, 1] at the tokenizer's rate."""
+    pcm, rate = media.read_audio(path)
+    return torch.from_numpy(media.resample(pcm, rate, creator.audio.config.sample_rate)).clamp(-1, 1)
 
 
 def _clip(path: Path, creator: Creator, most: int) -> Tensor:

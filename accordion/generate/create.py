@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from accordion.data.batch import IMAGE, VIDEO
+from accordion.data.documents import Spoken, spoken_prompt
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import BOA, BOI, BOS, BOV, EOA, EOI, EOS, EOV, SPECIAL, TextTokenizer
 from accordion.data.tokenizers.vision import VisionTokenizer, accumulate
+from accordion.data.tokenizers.voice import LEAST_SECONDS, LONGEST_SECONDS
 from accordion.errors import DataError
 from accordion.generate.sampling import Sampling, draw, draw_bits
 from accordion.generate.stream import Stream
@@ -127,14 +129,38 @@ class Creator:
             raise DataError(f"video: {len(start)} frames to begin with; a clip has {frames}, give 1 to {frames - 1}")
         return self._frames(caption, BOV, VIDEO, start, frames, sampling)
 
-    def speak(self, text: str, sampling: Sampling, *, seconds: float) -> Tensor:
+    def voice(self, pcm: Tensor) -> Tensor:
+        """What describes the voice heard in samples (n,) at the tokenizer's rate: (V,), for `speak`.
+
+        Raises:
+            DataError: the model was trained without voices, or next to nothing sounds.
+        """
+        size, encoder = self.model.config.voice_size, self.audio.voices
+        if not size:
+            raise DataError(
+                "the model was trained without voices, so it cannot speak in a given one; use one packed with "
+                "pack.voices=true"
+            )
+        found = encoder(pcm)
+        if found is None:
+            raise DataError(
+                f"less than {LEAST_SECONDS:g} s of the {len(pcm) / encoder.rate:.2f} s sound (the first "
+                f"{LONGEST_SECONDS} s are heard), too little to know a voice by; give speech"
+            )
+        self._agree("audio", (len(found),), (size,))
+        return found
+
+    def speak(self, text: str, sampling: Sampling, *, seconds: float, voice: Tensor | None = None) -> Tensor:
         """A voice that reads the text: samples (n,) at the tokenizer's rate, at most so many seconds.
 
         Level after level of a frame is drawn at its layer; the first frame in which any level ends the sound, ends it.
+
+        Args:
+            voice: (V,), in which to speak, from `voice`; None: any.
         """
         config = self.audio.config
         longest = max(1, round(seconds * config.sample_rate / config.frame_samples))
-        prompt = [BOS, *self.text.encode(text), BOA]
+        prompt = spoken_prompt(self.text.encode(text), Spoken(self.model.config.voice_size > 0, voice))
         stream, generator = self._stream(len(prompt) + longest), sampling.generator()
         frames: list[Tensor] = []
         codes = torch.zeros(config.levels, dtype=torch.int64)
@@ -145,7 +171,7 @@ class Creator:
             codes[level] = draw(logits[0], sampling, generator)
             return codes[level : level + 1].to(logits.device)
 
-        stream.tokens(prompt, choose)
+        stream.tokens(prompt, choose, voice)
         while int(codes.max()) < config.codebook and len(frames) < longest:
             frames.append(codes.clone())
             if len(frames) < longest:

@@ -31,11 +31,15 @@ class Stream:
         self._device = model.norm.weight.device
         self._so_far: Batch | None = None
 
-    def tokens(self, ids: Sequence[int], choose: Choice | None = None) -> Tensor:
-        """Read text and control ids: final states (n, H)."""
+    def tokens(self, ids: Sequence[int], choose: Choice | None = None, voice: Tensor | None = None) -> Tensor:
+        """Read text and control ids: final states (n, H).
+
+        Args:
+            voice: (V,), what the one `VOICE` among them stands for.
+        """
         if not ids:
             raise DataError("stream: no token to read")
-        return self.read(self.builder.tokens(list(ids)).parts[-1], choose)
+        return self.read(self.builder.tokens(list(ids), voice).parts[-1], choose)
 
     def frame(self, codes: Tensor, choose: Choice | None = None) -> Tensor:
         """Read one audio frame of codes (Q,): its final state (1, H)."""

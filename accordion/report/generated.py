@@ -131,7 +131,7 @@ def _films(creator: Creator, corpus: Path, count: int) -> Grid | None:
 
 
 def _voices(creator: Creator, corpus: Path, count: int) -> tuple[list[Voice], list[tuple[str, str, str]]]:
-    rows = _rows(corpus, "audio", ["pcm", "rate", "transcript", "language"], 50)
+    rows = _rows(corpus, "audio", ["pcm", "rate", "transcript", "language", "speaker"], 50)
     short = [row for row in rows if len(row["pcm"]) / 2 <= SPOKEN * row["rate"]]
     voices, said = [], []
     for row in short[:count]:
@@ -140,6 +140,12 @@ def _voices(creator: Creator, corpus: Path, count: int) -> tuple[list[Voice], li
         said.append(("transcribe", row["transcript"], creator.transcribe(pcm, _sampling(0.0), longest=SAID)))
         spoken = creator.speak(row["transcript"], Sampling(top_p=0.95), seconds=SPOKEN)
         versions = {"real": pcm, "its codes": creator.audio.decode(creator.audio.encode(pcm)), "spoken": spoken}
+        if creator.model.config.voice_size:
+            other = next((each for each in rows if each is not row and each["speaker"] == row["speaker"] != ""), row)
+            heard = creator.audio.voices(read_pcm(other["pcm"], other["rate"], other["transcript"], rate))
+            if heard is not None:
+                told = creator.speak(row["transcript"], Sampling(top_p=0.95), seconds=SPOKEN, voice=heard)
+                versions["spoken in that voice"] = told
         voices.append(
             Voice(
                 transcript=row["transcript"], language=row["language"], rate=rate,

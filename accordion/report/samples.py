@@ -223,11 +223,17 @@ def generated(run: RunFigures) -> "tuple[list[Markup], list[tuple[str, str, str]
         media.append(picture(contact_sheet(made.films.columns, made.films.pictures), caption, caption))
     if made.voices:
         items = [player(each.transcript, each.language, each.rate, each.versions) for each in made.voices]
-        media.append(heard(items, "Validation speech: real, from its codes, and the same words spoken by the model."))
+        media.append(
+            heard(
+                items,
+                "Validation speech: real, from its codes, and the same words spoken by the model; where it takes "
+                "voices, also in the voice of another clip of the speaker.",
+            )
+        )
         first = made.voices[0].versions
         sheet = spectrogram_sheet([spectrogram(pcm) for pcm in _of_one_length(list(first.values()))])
         caption = f"Spectrograms of “{made.voices[0].transcript}” up to 4 kHz: {', '.join(first)}."
-        media.append(picture(sheet, caption, "three spectrograms below each other"))
+        media.append(picture(sheet, caption, f"{len(first)} spectrograms below each other"))
     return media, list(made.said)
 
 

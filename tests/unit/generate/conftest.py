@@ -7,6 +7,7 @@ import torch
 
 from accordion.config.data import AudioTokenizerConfig, TextTokenizerConfig, VisionTokenizerConfig
 from accordion.config.pretrain import ModelConfig
+from accordion.data.batch import VOICE_SIZE
 from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.text import TextTokenizer
 from accordion.data.tokenizers.text_training import fit
@@ -38,6 +39,8 @@ def model(tools: Tools) -> Model:
     config = ModelConfig(
         hidden=16, heads=2, experts=(4,) * 5, top_k=(2,) * 5, expert_hidden=8, shared_hidden=8, rope_base=1e4,
         text_vocabulary=tools.text.vocabulary, bits=5, scales=VISION.scales, frames=3, audio_levels=3,
-        audio_codebook=8, video_window=1, vit_layers=1, vit_width=32,
+        audio_codebook=8, video_window=1, vit_layers=1, vit_width=32, voice_size=VOICE_SIZE,
     )  # fmt: skip
-    return Model(config, seed=1).eval()
+    made = Model(config, seed=1).eval()
+    torch.nn.init.normal_(made.embeddings.voice.weight, generator=torch.Generator().manual_seed(1))  # begins as zeros
+    return made

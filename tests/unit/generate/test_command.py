@@ -37,6 +37,7 @@ def made(tmp_path, monkeypatch, model, tools):
     sound = io.BytesIO()
     soundfile.write(sound, np.sin(np.arange(4000) / 5) * 0.3, 8000, format="WAV", subtype="PCM_16")
     (tmp_path / "word.wav").write_bytes(sound.getvalue())
+    soundfile.write(tmp_path / "quiet.wav", np.zeros(8000), 8000)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,6 +63,7 @@ def test_text_comes_after_anything(made, arguments):
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [(["--caption", "the cat"], "cat.png"), (["--caption", "the car"], "car.mp4"), (["--text", "the dog"], "dog.wav"),
+     (["--text", "the dog", "--voice", "word.wav"], "told.wav"),
      (["--image", "photo.png"], "moving.mp4"), (["--video", "film.mp4", "--caption", "the car"], "more.mp4")],
 )  # fmt: skip
 def test_media_are_written_whole_and_readable(made, arguments, name):
@@ -90,6 +92,11 @@ def test_media_are_written_whole_and_readable(made, arguments, name):
         (["--video", "photo.png", "--out", "x.mp4"], "photo.png"),
         (["--caption", "x", "--out", "nowhere/x.png"], "cannot be written"),
         (["--caption", "cat " * 5000, "--out", "x.png"], "at most 4096"),
+        (["--text", "x", "--voice", "nothing.wav", "--out", "x.wav"], "nothing.wav"),
+        (["--text", "x", "--voice", "photo.png", "--out", "x.wav"], "photo.png"),
+        (["--text", "x", "--voice", "quiet.wav", "--out", "x.wav"], "--voice quiet.wav: less than 0.3 s"),
+        (["--text", "x", "--voice", "word.wav"], "only a text that is read aloud has a voice"),
+        (["--audio", "word.wav", "--voice", "word.wav"], "only a text that is read aloud has a voice"),
         (["--text", "x", "--member", "small"], "holds no model"),
         (["--text", "x", "--checkpoint", "tokenizer-text"], "holds no model"),
         (["--text", "x", "--temperature", "-1"], "temperature -1"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from accordion.data.batch import COLUMNS, PATCHED, VIDEO, Batch
-from accordion.data.documents import Assembler, Document
+from accordion.data.batch import COLUMNS, TABLES, VIDEO, VOICE_SIZE, Batch
+from accordion.data.documents import Assembler, Document, Spoken
 from accordion.data.tokenizers.text import SPECIAL
 from accordion.data.tokenizers.vision import VisionTokenizer
 from accordion.errors import DataError, TrainingDiverged
@@ -24,7 +24,9 @@ def documents(tools: Tools) -> dict[str, Document]:
     found = {"text": maker.texts("the cat and the dog")[0]}
     for first in (False, True):
         found[f"image {first}"] = maker.image("the cat", tools.vision.encode(clip[:, :1]), image_first=first)
-        found[f"audio {first}"] = maker.speech("the dog", codes, audio_first=first)
+    found |= {"audio heard": maker.heard("the dog", codes), "audio spoken": maker.spoken("the dog", codes)}
+    for name, vector in (("any", None), ("told", torch.randn(VOICE_SIZE, generator=torch.Generator().manual_seed(4)))):
+        found[f"audio, {name} voice"] = maker.spoken("the dog", codes, Spoken(marked=True, vector=vector))
     found["video"] = maker.video("the car", tools.vision.encode(clip))
     pixels = (clip[0] * 255).byte()
     latent = tools.vision.latent(clip).detach()
@@ -41,13 +43,14 @@ def test_a_document_read_group_by_group_gives_the_logits_of_the_whole_forward_pa
             whole = model.outputs(Batch.from_columns({key: values[None] for key, values in columns.items()}))
         stream = Stream(model, document.length)
         heard: list[torch.Tensor] = []
-        group, states, shown = columns["group"], [], False
+        group, states, shown = columns["group"], [], set()
         for first in range(0, int(group.max()) + 1, together):
             now = (group >= first) & (group < first + together)
-            part = {key: values[now] for key, values in columns.items() if key not in PATCHED}
-            looks = part["patch"].max(initial=-1) >= 0  # the patches come with the first group that looks at some
-            part |= {key: columns[key][: None if looks and not shown else 0] for key in PATCHED}
-            shown |= looks
+            part = {key: values[now] for key, values in columns.items() if key not in TABLES}
+            # a table comes with the first group that points to it
+            new = {to for to in TABLES.values() if part[to].max(initial=-1) >= 0} - shown
+            part |= {key: columns[key][: None if to in new else 0] for key, to in TABLES.items()}
+            shown |= new
             last = torch.from_numpy(part["target_codes"][-1].astype(np.int64))
 
             def choose(level, logits, last=last, heard=heard):
@@ -142,6 +145,31 @@ def test_every_direction_gives_what_it_promises(model, tools):
         creator.continue_text([1, *tools.text.encode("the")], sampling, longest=8),
     ):
         assert isinstance(text, str) and all(id_ >= SPECIAL for id_ in tools.text.encode(text))
+
+
+def test_a_voice_that_is_given_changes_what_is_spoken_and_no_other_request(model, tools):
+    creator, time = Creator(model, tools), torch.arange(8000) / 8000
+    high, low = (creator.voice(0.3 * (torch.rand(8000) * 0.1 + torch.sin(6.28 * f * time))) for f in (300.0, 100.0))
+    assert high.shape == (VOICE_SIZE,)
+
+    def spoken(voice: torch.Tensor | None) -> list[list[float]]:
+        return [creator.speak("the dog", Sampling(seed=n), seconds=0.4, voice=voice).tolist() for n in range(6)]
+
+    given = [spoken(voice) for voice in (None, high, low)]
+    assert given[1] == spoken(high)
+    assert given[0] != given[1] and given[0] != given[2] and given[1] != given[2]
+
+
+def test_a_voice_is_refused_where_none_sounds_or_the_model_takes_none(model, tools):
+    with pytest.raises(DataError, match=r"less than 0\.3 s of the 1\.00 s sound"):
+        Creator(model, tools).voice(torch.zeros(8000))
+    deaf = Creator(Model(model.config.model_copy(update={"voice_size": 0})).eval(), tools)
+    with pytest.raises(DataError, match=r"pack\.voices=true"):
+        deaf.voice(torch.rand(8000))
+    assert len(deaf.speak("the dog", Sampling(), seconds=0.2))  # as before there were voices
+    other = Creator(Model(model.config.model_copy(update={"voice_size": 5})).eval(), tools)
+    with pytest.raises(DataError, match="audio tokenizer: sizes"):
+        other.voice(torch.rand(8000) - 0.5)
 
 
 def test_a_film_keeps_the_frames_it_began_with(model, tools):

@@ -168,7 +168,12 @@ def write_corpus(folder: Path) -> None:
         pa.table({"id": [f"image/{n}" for n in range(24)], "png": pngs, **shared}), folder / "images.parquet"
     )
     tone = (np.sin(np.arange(16000) / 8) * 9000).astype("<i2")
-    clips = {"pcm": [tone.tobytes()] * 24, "rate": [8000] * 24, "transcript": ["hello <world>"] * 24}
+    clips = {
+        "pcm": [tone.tobytes()] * 24,
+        "rate": [8000] * 24,
+        "transcript": ["hello <world>"] * 24,
+        "speaker": [""] * 24,
+    }
     pq.write_table(pa.table({**clips, **shared, **languages}), folder / "audio.parquet")
     frames = draw.integers(0, 255, (24, 4, 32, 32, 3), dtype=np.uint8)
     sizes = {"n": [4] * 24, "height": [32] * 24, "width": [32] * 24}

@@ -42,7 +42,7 @@ def run(tmp_path, model, tools) -> RunFigures:
     clip = rng.integers(0, 255, (3, 16, 16, 3), dtype=np.uint8).tobytes()
     table("video", frames=[clip], n=[3], height=[16], width=[16], caption=["the car"])
     pcm = (np.sin(np.arange(8000) / 9) * 9000).astype("<i2").tobytes()
-    table("audio", pcm=[pcm], rate=[8000], transcript=["the dog"], language=["en"])
+    table("audio", pcm=[pcm], rate=[8000], transcript=["the dog"], language=["en"], speaker=[""])
     return RunFigures(metrics={}, timings={}, folders=folders)
 
 
