@@ -16,7 +16,7 @@ from accordion.data.tokenizers.audio import AudioTokenizer
 from accordion.data.tokenizers.audio_teacher import Clip, digest
 from accordion.data.tokenizers.vision_fit import Pictures
 from accordion.home import REPOSITORY
-from benchmarks import audio_quality, media_tokenizers, vision_quality
+from benchmarks import audio_quality, media_tokenizers, vision_quality, voices
 from tests.small_corpus import tables, write_corpus
 
 
@@ -99,3 +99,16 @@ def test_the_shipped_phones_are_those_of_the_shipped_english_speech() -> None:
     found = audio_quality.phones(model, [clip for clip in clips if clip.language == "en"], audio_quality.PHONES)
     assert found is not None and found["clips"] > 40 and found["frames"] > 900
     assert audio_quality.phones(model, [clip for clip in clips if clip.language == "fr"], audio_quality.PHONES) is None
+
+
+def test_voices_are_judged_with_each_person_left_out_and_a_model_without_them_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = [clip for clip in voices.prompts() if clip.language in ("fr", "it")][::6]
+    found = voices.tell(some)
+    assert set(found) == {"deviation over all clips", "halves of clips", "clips of a person"}
+    for rates in found.values():
+        assert set(rates) == {"all", "Carlo Flora", "June Wallack"} and all(0 <= rate <= 1 for rate in rates.values())
+    monkeypatch.setenv("ACCORDION_HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"^voices: "):
+        voices.main(["--checkpoint", str(tmp_path / "nothing")])
