@@ -61,7 +61,7 @@ def cases(creator: Creator, corpus: Path, *, most: int, seed: int = 0) -> list[C
     rng, encoder, rate = random.Random(seed), creator.audio.voices, creator.audio.config.sample_rate
     clips = [(row, read_pcm(row["pcm"], row["rate"], row["id"], rate)) for row in rows if row["speaker"]]
     heard = [(row, pcm, vector) for row, pcm in clips if (vector := encoder(pcm)) is not None]
-    found = []
+    found: list[Case] = []
     for row, pcm, _ in rng.sample(heard, len(heard)):
         same = [vector for other, _, vector in heard if other["speaker"] == row["speaker"] and other is not row]
         others = [(other["speaker"], vector) for other, _, vector in heard if other["speaker"] != row["speaker"]]
