@@ -5,7 +5,8 @@
 
 The checkpoint (KIND, KIND:DIGEST or a folder of the store) leads to its tokenizers and its corpus. Prints the loss of
 each clip's codes with the voice of another clip of its speaker, with somebody else's and with none, and how far
-what is spoken follows the voice that was given, all with 95 % intervals over the clips. With `--recordings`: equal
+what is spoken follows the voice that was given; then the same of clips played at two speeds, where both voices are of
+the same person and language; all with 95 % intervals over the clips. With `--recordings`: equal
 error rates of pairs of the shipped prompts, every fifth prompt held out, and with one person at a time not learnt.
 """
 
@@ -23,7 +24,7 @@ from accordion.data.media import read_audio
 from accordion.data.tokenizers.audio_teacher import Clip
 from accordion.data.tokenizers.voice import VoiceEncoder, told_apart
 from accordion.errors import AccordionError, DataError
-from accordion.evaluate.voices import cases, losses, spoken
+from accordion.evaluate.voices import altered, cases, losses, spoken
 from accordion.generate import Creator
 from accordion.home import REPOSITORY
 from accordion.lookup import ancestor, open_verified
@@ -45,10 +46,12 @@ def main(arguments: list[str] | None = None) -> None:
         creator = Creator(load_model(folder), MadeWith(folder))
         if not creator.model.config.voice_size:
             raise DataError(f"{folder}: trained without voices; pack with pack.voices=true and train again")
-        judged = cases(creator, ancestor(folder, "corpus"), most=wanted.clips)
-        found = {"losses": losses(creator, judged)}
-        if wanted.spoken:
-            found["spoken"] = spoken(creator, judged[: wanted.spoken], seconds=wanted.seconds)
+        corpus, found = ancestor(folder, "corpus"), {}
+        for kind, choose in {"persons": cases, "speeds": altered}.items():
+            judged = choose(creator, corpus, most=wanted.clips)
+            found[kind] = {"losses": losses(creator, judged)}
+            if wanted.spoken:
+                found[kind]["spoken"] = spoken(creator, judged[: wanted.spoken], seconds=wanted.seconds)
     except AccordionError as error:
         sys.exit(f"voices: {error}")
     show(found)
@@ -103,13 +106,14 @@ def tell(clips: Sequence[Clip]) -> dict[str, dict[str, float]]:
 
 def show(found: Mapping[str, Any]) -> None:
     """Print the figures."""
-    heard = found["losses"]
-    nats = ", ".join(f"{name} {value:.4f}" for name, value in heard["nats"].items())
-    print(f"{heard['clips']} held-out clips, nats of a code by the voice that is told: {nats}")
-    for name in ("wrong_over_right", "none_over_right"):
-        print(f"{name.replace('_', ' ')}: {interval(heard[name])}")
-    for name, value in found.get("spoken", {}).items():
-        print(f"spoken, {name}: {interval(value)}")
+    for kind, figures in found.items():
+        heard = figures["losses"]
+        nats = ", ".join(f"{name} {value:.4f}" for name, value in heard["nats"].items())
+        print(f"{kind}, {heard['clips']} held-out clips, nats of a code by the voice that is told: {nats}")
+        for name in ("wrong_over_right", "none_over_right"):
+            print(f"{kind}, {name.replace('_', ' ')}: {interval(heard[name])}")
+        for name, value in figures.get("spoken", {}).items():
+            print(f"{kind}, spoken, {name}: {interval(value)}")
 
 
 def interval(value: Mapping[str, float] | None) -> str:

@@ -265,6 +265,19 @@ class PackConfig(Settings):
         0.2, ge=0, le=1, description="share of that speech, in training, whose voice is not told, for speech in any"
     )
     audio_gain: float = Field(0.5, gt=0, le=1, description="quietest repeat of a training clip, as a factor")
+    audio_speeds: tuple[float, ...] = Field(
+        (0.85, 1.0, 1.15), min_length=1, description="speeds at which repeats of a training clip are played; at each "
+        "its speaker is another voice, since the pitch changes too"
+    )  # fmt: skip
+
+    @field_validator("audio_speeds")
+    @classmethod
+    def _speeds_are_speech(cls, speeds: tuple[float, ...]) -> tuple[float, ...]:
+        for speed in speeds:
+            if not 0.5 <= speed <= 2:
+                raise ValueError(f"got {speed:g}; wants 0.5 to 2")
+        return speeds
+
     shares: dict[Literal["text", "image", "video", "audio"], float] = Field(
         {"text": 0.5, "image": 0.15, "video": 0.2, "audio": 0.15},
         description="share of the positions that training reads, by kind of document; text fills sequences of media",

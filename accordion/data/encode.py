@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from accordion.config.data import PackConfig
+from accordion.data import media
 from accordion.data.documents import PLAIN, Assembler, Document, Spoken
 from accordion.data.tables import require_columns
 from accordion.data.tokenizers.audio_training import read_pcm
@@ -143,20 +145,27 @@ def speech(corpus: Path, split: str, assembler: Assembler, voices: Voices | None
 
 
 def repeated_speech(
-    corpus: Path, split: str, assembler: Assembler, voices: Voices | None, gain: float, rng: random.Random
+    corpus: Path, split: str, assembler: Assembler, voices: Voices | None, config: PackConfig, rng: random.Random
 ) -> Iterator[Document]:
     """The clips without end, shuffled anew in each round, in either direction, and never twice the same codes.
 
-    Each time a clip begins up to one frame later and is up to `gain` times quieter, so that other samples share a
-    frame and are coded anew; a few minutes of speech would otherwise be learnt by heart.
+    Each time a clip is played at one of `audio_speeds`, begins up to one frame later and is up to `audio_gain` times
+    quieter, so that other samples share a frame and are coded anew; a few minutes of speech would otherwise be learnt
+    by heart. Who is played at another speed is another speaker (speed perturbation, Ko et al. 2015; as new speakers,
+    Yamamoto et al. 2019), so that words and language do not tell the voice.
     """
-    frame = assembler.audio.config.frame_samples
+    rate, frame = assembler.audio.config.sample_rate, assembler.audio.config.frame_samples
 
     def varied() -> Iterator[tuple[tuple[Any, Spoken | None], Tensor]]:
-        for row, pcm in _clips(corpus, split, assembler, rng):
-            moved = pad(pcm * rng.uniform(gain, 1.0), (rng.randrange(frame), 0))
+        for row, recorded in _clips(corpus, split, assembler, rng):
+            speed = rng.choice(config.audio_speeds)
+            pcm = at_speed(recorded, rate, speed)
+            moved = pad(pcm * rng.uniform(config.audio_gain, 1.0), (rng.randrange(frame), 0))
             audio_first = rng.random() < 0.5
-            voice = PLAIN if voices is None else voices.given(str(row.id), row.speaker, pcm)
+            voice = PLAIN
+            if voices is not None:
+                speaker = f"{row.speaker} x {speed:g}" if row.speaker else ""
+                voice = voices.given(f"{row.id} x {speed:g}", speaker, pcm)
             yield (row, None if audio_first else voice), moved
 
     while True:
@@ -170,6 +179,11 @@ def repeated_speech(
             yield replace(document, weight=row.weight)
         if not heard:
             return
+
+
+def at_speed(pcm: Tensor, rate: int, speed: float) -> Tensor:
+    """Samples (n,) at `rate` played `speed` times as fast, pitch and all: (about n / speed,)."""
+    return torch.from_numpy(media.resample(pcm.numpy(), round(rate * speed), rate))
 
 
 def _encode_speech(clips: Iterable[tuple[Item, Tensor]], assembler: Assembler) -> Iterator[tuple[Item, Tensor]]:

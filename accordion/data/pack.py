@@ -109,9 +109,7 @@ def _documents(config: PackConfig, corpus: Path, split: str, assembler: Assemble
         "text": (text for _ in range(config.passes) for text in texts(corpus, split, assembler, dropout, rng["text"])),
         "image": images(corpus, split, assembler, rng["image"], **seeing),
         "video": videos(corpus, split, assembler, rng["video"], **seeing),
-        "audio": repeated_speech(
-            corpus, split, assembler, _voices(config, split, assembler), config.audio_gain, rng["audio"]
-        ),
+        "audio": repeated_speech(corpus, split, assembler, _voices(config, split, assembler), config, rng["audio"]),
     }
     shares: dict[str, float] = {kind: share for kind, share in config.shares.items() if share > 0}
     wanted = {kind: streams[kind] for kind in shares}

@@ -2,7 +2,8 @@
 
 The sound of a clip is predicted with the voice of another clip of its speaker (right), with that of somebody else
 (wrong), and with none; and its words are spoken in two voices. Where each person speaks one language, losses alone
-cannot tell a voice from a language, which the text already tells; what is spoken in a wrong voice can.
+cannot tell a voice from a language, which the text already tells; what is spoken in a wrong voice can, and so can clips
+that are played at another speed, which is another voice of the same person.
 """
 
 import random
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from accordion.data.batch import Batch
 from accordion.data.documents import Builder, Spoken, spoken_prompt
+from accordion.data.encode import at_speed
 from accordion.data.tables import require_columns
 from accordion.data.tokenizers.audio_training import read_pcm
 from accordion.data.tokenizers.voice import similarity
@@ -27,8 +29,19 @@ from accordion.generate import Creator, Sampling
 
 CONDITIONS = ("right", "wrong", "none")
 RESAMPLES = 10_000
+SPEEDS = (0.85, 1.15)  # that make two voices of one, as in packing (`pack.audio_speeds`)
 LONGEST = 200  # frames of a clip that are judged, 16 s
 _COLUMNS = ["id", "pcm", "rate", "transcript", "speaker"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """Held-out speech: pcm (n,) samples, its words, and who speaks."""
+
+    name: str
+    transcript: str
+    speaker: str
+    pcm: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +49,11 @@ class Case:
     """A held-out clip with the two voices it is judged with.
 
     Attributes:
-        pcm: (n,) samples; right, wrong: (V,).
-        speaker, stranger: whose voices these are.
+        stranger: whose voice the wrong one is.
+        right, wrong: (V,).
     """
 
-    name: str
-    transcript: str
-    pcm: Tensor
-    speaker: str
+    clip: Clip
     stranger: str
     right: Tensor
     wrong: Tensor
@@ -55,25 +65,61 @@ def cases(creator: Creator, corpus: Path, *, most: int, seed: int = 0) -> list[C
     Raises:
         DataError: no speakers are known, or none is heard twice beside another.
     """
-    path = corpus / "audio.parquet"
-    require_columns(path, _COLUMNS, pq.read_schema(path).names)
-    rows = pq.read_table(path, columns=_COLUMNS, filters=[("split", "=", "val")]).to_pylist()
-    rng, encoder, rate = random.Random(seed), creator.audio.voices, creator.audio.config.sample_rate
-    clips = [(row, read_pcm(row["pcm"], row["rate"], row["id"], rate)) for row in rows if row["speaker"]]
-    heard = [(row, pcm, vector) for row, pcm in clips if (vector := encoder(pcm)) is not None]
-    found: list[Case] = []
-    for row, pcm, _ in rng.sample(heard, len(heard)):
-        same = [vector for other, _, vector in heard if other["speaker"] == row["speaker"] and other is not row]
-        others = [(other["speaker"], vector) for other, _, vector in heard if other["speaker"] != row["speaker"]]
+    rng, found = random.Random(seed), list[Case]()
+    heard = [
+        (clip, vector) for clip in _named(creator, corpus) if (vector := creator.audio.voices(clip.pcm)) is not None
+    ]
+    for clip, _ in rng.sample(heard, len(heard)):
+        same = [vector for other, vector in heard if other.speaker == clip.speaker and other is not clip]
+        others = [(other.speaker, vector) for other, vector in heard if other.speaker != clip.speaker]
         if same and others and len(found) < most:
             stranger, wrong = rng.choice(others)
-            found.append(
-                Case(name=row["id"], transcript=row["transcript"], pcm=pcm, speaker=row["speaker"], stranger=stranger,
-                     right=rng.choice(same), wrong=wrong)
-            )  # fmt: skip
+            found.append(Case(clip=clip, stranger=stranger, right=rng.choice(same), wrong=wrong))
     if not found:
-        raise DataError(f"{path}: no held-out clip of a speaker who is heard twice beside another; name speakers")
+        raise DataError(f"{corpus}: no held-out clip of a speaker who is heard twice beside another; name speakers")
     return found
+
+
+def altered(creator: Creator, corpus: Path, *, most: int, seed: int = 0) -> list[Case]:
+    """Up to `most` held-out clips played at a speed, which makes another voice of the same person and language.
+
+    The right voice is that of another clip of the speaker at that speed, the wrong one that of the same other clip at
+    the other speed.
+
+    Raises:
+        DataError: no speakers are known, or none is heard twice.
+    """
+    rng, encoder, found = random.Random(seed), creator.audio.voices, list[Case]()
+    clips = _named(creator, corpus)
+    for clip in rng.sample(clips, len(clips)):
+        others = [other for other in clips if other.speaker == clip.speaker and other is not clip]
+        if not others or len(found) >= most:
+            continue
+        other = rng.choice(others)
+        played = {speed: at_speed(clip.pcm, encoder.rate, speed) for speed in SPEEDS}
+        voices = {speed: encoder(at_speed(other.pcm, encoder.rate, speed)) for speed in SPEEDS}
+        for speed, unlike in (SPEEDS, SPEEDS[::-1]):
+            right, wrong = voices[speed], voices[unlike]
+            if right is not None and wrong is not None:
+                fast = Clip(name=f"{clip.name} x {speed:g}", transcript=clip.transcript, speaker=clip.speaker,
+                            pcm=played[speed])  # fmt: skip
+                found.append(Case(clip=fast, stranger=f"{clip.speaker} x {unlike:g}", right=right, wrong=wrong))
+    if not found:
+        raise DataError(f"{corpus}: no held-out clip of a speaker who is heard twice; name speakers")
+    return found[:most]
+
+
+def _named(creator: Creator, corpus: Path) -> list[Clip]:
+    """The held-out clips whose speaker is known."""
+    path = corpus / "audio.parquet"
+    require_columns(path, _COLUMNS, pq.read_schema(path).names)
+    rate = creator.audio.config.sample_rate
+    return [
+        Clip(name=row["id"], transcript=row["transcript"], speaker=row["speaker"],
+             pcm=read_pcm(row["pcm"], row["rate"], row["id"], rate))
+        for row in pq.read_table(path, columns=_COLUMNS, filters=[("split", "=", "val")]).to_pylist()
+        if row["speaker"]
+    ]  # fmt: skip
 
 
 @torch.no_grad()
@@ -81,8 +127,8 @@ def loss(creator: Creator, case: Case, voice: Tensor | None) -> float:
     """Mean nats of a code of the clip after its transcript and the voice (V,); None: any."""
     config = creator.model.config
     builder = Builder("judged", bits=config.bits, levels=config.audio_levels, codebook=config.audio_codebook)
-    prompt = spoken_prompt(creator.text.encode(case.transcript), Spoken(marked=True, vector=voice))
-    codes = creator.audio.encode(case.pcm)
+    prompt = spoken_prompt(creator.text.encode(case.clip.transcript), Spoken(marked=True, vector=voice))
+    codes = creator.audio.encode(case.clip.pcm)
     columns = builder.tokens(prompt, voice).speech(codes[:LONGEST].numpy(), cut=len(codes) > LONGEST).document().columns
     whole = {**columns, "document": np.zeros_like(columns["document"])}
     batch = Batch.from_columns({name: values[None] for name, values in whole.items()})
@@ -121,10 +167,10 @@ def spoken(creator: Creator, judged: Sequence[Case], *, seconds: float, seed: in
             return None if heard is None else similarity(heard, case.right) - similarity(heard, case.wrong)
 
         made = [
-            leaning(creator.speak(case.transcript, Sampling(top_p=0.9, seed=seed), seconds=seconds, voice=voice))
+            leaning(creator.speak(case.clip.transcript, Sampling(top_p=0.9, seed=seed), seconds=seconds, voice=voice))
             for voice in (case.right, case.wrong, None)
         ]
-        coded = leaning(creator.audio.decode(creator.audio.encode(case.pcm)))
+        coded = leaning(creator.audio.decode(creator.audio.encode(case.clip.pcm)))
         if made[0] is not None and made[1] is not None:
             follows.append((made[0] - made[1]) / 2)
         anyhow += [made[2]] if made[2] is not None else []

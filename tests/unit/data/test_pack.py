@@ -517,13 +517,41 @@ def test_training_reads_the_shares_though_media_are_stored_once(shards: Path) ->
 
 def test_a_repeated_clip_is_cut_anew_and_the_seed_decides_how(assembler: Assembler, corpus: Path) -> None:
     def first(seed: int) -> list[np.ndarray]:
-        rounds = repeated_speech(corpus, "val", assembler, None, 0.5, random.Random(seed))  # two clips
+        rounds = repeated_speech(corpus, "val", assembler, None, CONFIG, random.Random(seed))  # two clips
         return [next(rounds).columns["codes"] for _ in range(8)]
 
     once, again, other = first(0), first(0), first(1)
     assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(once, other, strict=True))
     assert len({codes.tobytes() for codes in once}) > 2
+
+
+def test_a_clip_at_another_speed_is_another_speakers_and_lasts_as_long_as_it_sounds(
+    assembler: Assembler, corpus: Path
+) -> None:
+    class Heard:
+        """Stands for the voices: remembers what they were asked for."""
+
+        def __init__(self) -> None:
+            self.asked: list[tuple[str, str, int]] = []
+
+        def given(self, clip: str, speaker: str, pcm: torch.Tensor) -> Spoken:
+            self.asked.append((clip, speaker, len(pcm)))
+            return Spoken(marked=True)
+
+    heard = Heard()
+    config = CONFIG.model_copy(update={"audio_speeds": (0.8, 1.0)})
+    rounds = repeated_speech(corpus, "val", assembler, heard, config, random.Random(0))
+    for _ in range(16):
+        next(rounds)
+    stored = {str(row.id): row for row in rows(corpus, "audio", ["id", "pcm", "speaker"], "val")}
+    speeds = set()
+    for clip, speaker, length in heard.asked:
+        name, _, speed = clip.rpartition(" x ")
+        assert speaker == (f"{stored[name].speaker} x {speed}" if stored[name].speaker else "")
+        assert length == -(-len(stored[name].pcm) // 2 // float(speed))
+        speeds.add(speed)
+    assert speeds == {"0.8", "1"}
 
 
 def test_speech_is_encoded_in_one_thread_and_in_the_order_it_came(assembler: Assembler, corpus: Path) -> None:

@@ -51,8 +51,8 @@ def test_every_direction_is_shown_beside_the_real_record(run):
     assert [asked.split()[0] for asked, _, _ in said] == ["go"] * 3 + ["describe"] * 3 + ["transcribe"]
     assert [truth for asked, truth, _ in said if asked == "describe image"] == ["the cat", "a <b>dog"]
     page = "".join(media)
-    assert page.count('src="data:image/png') == 3 and page.count('src="data:audio/wav') == 3
-    for words in ("nothing picked", "first frame", "spoken by the model", "a &lt;b&gt;dog"):
+    assert page.count('src="data:image/png') == 3 and page.count('src="data:audio/wav') == 4
+    for words in ("nothing picked", "first frame", "spoken by the model", "spoken in that voice", "a &lt;b&gt;dog"):
         assert words in page
     again, same = samples.generated(run)
     assert "".join(again) == page and same == said
