@@ -136,10 +136,10 @@ def small_batch(rows: int = 4, length: int = 48, seed: int = 0, *, seeing: bool 
 
 
 def sparse_batch(rows: int, length: int = 48, seed: int = 0) -> Batch:
-    """Packed sequences, two thirds of which are text alone; the others are drawn or heard and seen, in turn."""
+    """Packed sequences, two thirds of which are text alone; the others drawn, or heard in a voice and seen, in turn."""
     generator = torch.Generator().manual_seed(seed)
     filled = [
-        _Row(length, generator, seeing=row % 6 == 5).fill_with(drawn=row % 6 == 4, heard=row % 6 == 5)
-        for row in range(rows)
+        _Row(length, generator, seeing=last, told=last).fill_with(drawn=drawn, heard=last)
+        for drawn, last in ((row % 6 == 4, row % 6 == 5) for row in range(rows))
     ]
     return Batch.from_columns({name: torch.stack([row[name] for row in filled]) for name in filled[0]})

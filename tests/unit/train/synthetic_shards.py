@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from accordion.config.pretrain import ElasticConfig, MemberSpec, ModelShape, OptimizerConfig, PretrainConfig
-from accordion.data.batch import COLUMNS, Batch, Columns
+from accordion.data.batch import COLUMNS, LEAST_SPOKEN, VOICE_SIZE, Batch, Columns
 from tests.shard_files import write_datasets
 from tests.unit.model.synthetic import SIZES, small_batch, sparse_batch
 
@@ -32,21 +32,22 @@ def doubled(columns: Columns) -> Columns:
     """Half as many sequences, twice as long."""
     rows = len(columns["modality"]) // 2
     double = {name: np.concatenate([part[:rows], part[rows:]], 1) for name, part in columns.items()}
-    for name, last in (("document", 4), ("group", 100), ("patch", LENGTH)):  # the second half goes on counting
+    tables = (("patch", LENGTH), ("voice", LENGTH // LEAST_SPOKEN))
+    for name, last in (("document", 4), ("group", 100), *tables):  # the second half goes on counting
         half = double[name][:, LENGTH:]
         half[half >= 0] += last
     return double
 
 
 def write_sparse_shards(folder: Path) -> Path:
-    """Sequences of usual and of double length, most of them text alone, some with images and clips to understand."""
+    """Sequences of usual and of double length, most of them text alone; some see images and clips, or hear voices."""
     train = columns_of(sparse_batch(rows=24, length=LENGTH))
-    val = columns_of(small_batch(rows=8, length=LENGTH, seed=1, seeing=True))
+    val = columns_of(small_batch(rows=8, length=LENGTH, seed=1, seeing=True, told=True))
     long = doubled(columns_of(sparse_batch(rows=24, length=LENGTH, seed=2)))
-    return write_columns(folder, {"train": train, "val": val, "long": long}, understanding=True)
+    return write_columns(folder, {"train": train, "val": val, "long": long}, understanding=True, voice_size=VOICE_SIZE)
 
 
-def write_columns(folder: Path, splits: Mapping[str, Columns], **facts: bool) -> Path:
+def write_columns(folder: Path, splits: Mapping[str, Columns], **facts: int) -> Path:
     """Write each split's columns as its only dataset."""
     known = {"sequence": LENGTH, **SIZES, **facts}
     return write_datasets(folder, known, {split: {"all": columns} for split, columns in splits.items()})
