@@ -1,4 +1,7 @@
-"""Parts of the DAG on their own, from artifacts of earlier runs (`KIND:SHA256`, as `accordion status` prints them)."""
+"""Parts of the DAG on their own, from artifacts of earlier runs: `KIND:SHA256`, as `accordion status` prints them.
+
+Where their store is, `KIND` for the newest or the beginning of the SHA-256 will do.
+"""
 
 from flytekit import workflow
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from accordion.config.data import IngestConfig
-from accordion.errors import DataError
+from accordion.config.runtime import RuntimeConfig
+from accordion.errors import ArtifactError, DataError
 from accordion.home import home
 from tasks._run import Run, point_latest, store, sweep_staging
 from tasks.configure import source_digest
+from tasks.existing import existing
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +55,16 @@ def test_latest_follows_the_newest_run() -> None:
         run.history.mkdir(parents=True)
         point_latest(run)
     assert (home() / "latest").resolve() == home() / "history" / "r2"
+
+
+def test_an_artifact_of_an_earlier_run_is_named_as_on_the_command_line() -> None:
+    with store().staging("toy") as out:
+        (out / "figure").write_text("1")
+        made = store().publish(out, kind="toy", stage="toy", config={}, parents={}, created={})
+    run = Run("r1", "toy", RuntimeConfig().model_dump_json(), "", "", "", "")
+    for reference in (str(made), f"toy:{made.digest[:9]}", "toy"):
+        assert existing(run=run, reference=reference, kind="toy") == made
+    with pytest.raises(ArtifactError, match="wanted a policy"):
+        existing(run=run, reference="toy", kind="policy")
+    with pytest.raises(ArtifactError, match="fits 0 of 1 versions; near it are: toy:"):
+        existing(run=run, reference="toy:ffff0000ffff", kind="toy")

@@ -42,6 +42,10 @@ with warnings.catch_warnings():  # it names each GPU library that it does withou
 from accordion.train.megatron import cpu
 
 cpu.redirect()
+# what it does in every step and torch has words for, on every rank: gradients of parts of buffers, older names
+warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", r"full scope is deprecated", UserWarning)
 # for each layer whose experts are not its own class it says that they get no process groups; ours ask for them
 logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
 

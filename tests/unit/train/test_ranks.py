@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from contextlib import closing
 from itertools import islice
 
@@ -16,6 +18,7 @@ from accordion.data.batch import TEXT
 from accordion.data.loader import ShardLoader
 from accordion.data.shards import read_meta
 from accordion.errors import ConfigError
+from accordion.home import REPOSITORY
 from accordion.model import load_model
 from accordion.observe import listening
 from accordion.train.__main__ import main
@@ -256,6 +259,16 @@ def test_the_status_of_a_run_that_was_stopped_tells_a_scheduler_to_call_again(sh
         assert main(call) == 3
     assert "error: pretrain: stopped by SIGTERM after step 1 of 3, which is saved" in capsys.readouterr().err
     assert main(call) == 0
+
+
+def test_megatron_trains_without_a_word_that_is_not_ours(shards, tmp_path):
+    call = [sys.executable, "-m", "accordion.train", "--profile", "smoke", "--shards", str(shards), "--device", "cpu"]
+    call += ["--out", str(tmp_path / "out"), "--resume", str(tmp_path / "resume")]
+    for change in ("steps=2", "batch=2", "validation_sequences=4", "engine=megatron"):
+        call += ["--set", f"pretrain.{change}"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "arning" not in done.stderr and "deprecated" not in done.stderr
 
 
 def test_an_engine_of_several_processes_is_refused_outside_of_the_stage(shards):
