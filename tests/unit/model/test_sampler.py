@@ -87,3 +87,10 @@ def test_ranked_subsets_need_steps_in_which_to_rank():
         sampler(steps=3, subsets="ranked", warmup_share=0.1)
     with pytest.raises(ConfigError, match="grow_share: 0"):
         sampler(subsets="ranked", grow_share=0.1)
+
+
+def test_the_full_model_is_drawn_with_its_share():
+    learner = sampler(warmup_share=0.0, full_share=0.7)
+    specs = [spec for step in range(50) for spec in learner.draw(step, 40).specs]
+    # of the other three tenths one in twelve has the most of every axis too
+    assert sum(spec == learner.full for spec in specs) / len(specs) == pytest.approx(0.7 + 0.3 / 12, abs=0.03)

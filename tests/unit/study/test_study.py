@@ -27,10 +27,10 @@ from accordion.study import pool, run
 from accordion.study.__main__ import main
 from accordion.study.data import Resident, ResidentLoader, export, read_meta
 from accordion.study.figures import interval, summarise
-from accordion.study.run import run_unit
+from accordion.study.run import begin, run_unit
 from accordion.study.speed import expected, parts_of_a_run, read_timing, time_steps
 from accordion.study.study import conclude, elastic_study, prepare, read_units, run_units
-from accordion.study.units import Unit, units
+from accordion.study.units import Unit, settings, units
 from tests.unit.model.synthetic import small_batch, small_config
 from tests.unit.train.synthetic_shards import small_columns, tiny_config, write_columns, write_shards
 
@@ -312,6 +312,22 @@ def test_other_settings_are_refused_and_an_unfinished_study_says_what_it_can(don
     found = {name: unit for name, unit in read_units(done[0]).items() if "scratch" not in name and name != "speed"}
     summary = summarise(study_config(), found)
     assert summary["members"]["small"]["gap"] is None and "family" not in summary["cost"]
+
+
+def test_a_recovery_reads_on_where_its_elastic_run_ended(done):
+    place, _ = done
+    run, unit = place.study.pretrain, Unit("recovery", 1, "small", 0.25)
+    assert begin(place, unit, settings(place.study, unit)).loader.position == run.steps * run.batch
+
+
+def test_every_kind_of_unit_differs_from_the_elastic_run_in_what_its_name_says():
+    study = study_config(isolated=True)
+    elastic, fixed, isolated, random = (
+        settings(study, Unit(kind, 1)) for kind in ("elastic", "fixed", "isolated", "random")
+    )
+    assert elastic == study.pretrain.model_copy(update={"seed": 1}) and random.elastic.subsets == "random"
+    assert not fixed.elastic.enabled and fixed.model == study.pretrain.model
+    assert isolated == fixed.model_copy(update={"model": isolated.model}) and isolated.model.isolated
 
 
 def test_recoveries_wait_for_their_elastic_run_and_seeds_come_in_turn():
