@@ -213,7 +213,9 @@ def chance_iou(experts: int, top: int) -> float:
 
 
 def entropy(frequency: NDArray[np.float64]) -> float:
-    """Normalised entropy -sum p log p / log E of expert frequencies (E,): 1 is even use, 0 a single expert."""
+    """Normalised entropy -sum p log p / log E of expert frequencies (E,): 1 is even use, 0 a single one of several."""
+    if len(frequency) == 1:
+        return 1.0
     used = frequency[frequency > 0]
     return float(-(used * np.log(used)).sum() / np.log(len(frequency)))
 

@@ -53,6 +53,7 @@ def test_chance_level_tends_to_the_published_one_with_many_experts():
 def test_entropy_of_even_and_single_use():
     assert entropy(np.full(16, 1 / 16)) == pytest.approx(1.0)
     assert entropy(np.eye(16)[3]) == 0.0
+    assert entropy(np.ones(1)) == 1.0  # a member's only expert is used as evenly as it can be
 
 
 def test_mutual_information_of_independent_counts_is_zero():
@@ -97,3 +98,5 @@ def test_drift_is_nothing_for_the_same_choices_and_whole_for_others():
     assert same["text"] == {"total_variation": 0.0, "null": 0.0, "iou": 1.0}
     moved = drift(before, before + 2, labels, 4)
     assert moved["audio"]["total_variation"] == 1.0 and moved["audio"]["iou"] == 0.0
+    halves = np.arange(80)[:, None] % 2  # even positions choose expert 0, odd ones expert 1: all the null can be
+    assert drift(halves, halves, labels, 4)["text"] == {"total_variation": 0.0, "null": 1.0, "iou": 1.0}
