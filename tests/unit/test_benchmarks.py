@@ -278,9 +278,14 @@ def test_a_layer_and_a_step_are_compared_with_every_peer() -> None:
     layers, (bound,) = [row for row in rows if isinstance(row, harness.Row)], rows[-1:]
     assert [row.peer for row in layers if row.unit == "s"] == [*moe_layer.peers(elasticity.SHAPE)]
     assert isinstance(bound, harness.Sheet) and 0 < bound.lines["tiny"][3] < 1
+    assert bound.lines["tiny"][4] > 0
     shape = elasticity.SHAPE.model_copy(
         update={"hidden": 16, "heads": 2, "experts": (4,) * 4, "top_k": (2,) * 4, "expert_hidden": 8}
     )
     rows = train_step.run(1, shape, length=16, rows=2)
     assert len([row for row in rows if isinstance(row, harness.Row) and row.unit == "tokens/s"]) == 4
-    assert rows[-1].title == "Where our step goes" and len(rows[-1].lines) == train_step.LINES
+    ours, peers = rows[-2:]
+    assert ours.title == "Where the step goes: ours" and peers.title.endswith(train_step.PROFILED)
+    for sheet in (ours, peers):
+        *most, every = sheet.lines.values()
+        assert len(most) == train_step.LINES and sum(line[0] for line in most) < every[0] and every[1] == 100
