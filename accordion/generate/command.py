@@ -89,6 +89,8 @@ class Request:
             )
         if self.out is not None and self.out.exists():
             raise DataError(f"--out {self.out}: exists already; choose a new file")
+        if self.out is not None and not self.out.absolute().parent.is_dir():  # before the work, not after it
+            raise DataError(f"--out {self.out}: no folder {self.out.parent}; make it, or choose another file")
         return source, wanted
 
 

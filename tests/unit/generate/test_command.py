@@ -90,7 +90,7 @@ def test_media_are_written_whole_and_readable(made, arguments, name):
         (["--audio", "photo.png"], "photo.png"),
         (["--audio", "word.wav", "--seconds", "0.1"], "at most 0.1 s are read"),
         (["--video", "photo.png", "--out", "x.mp4"], "photo.png"),
-        (["--caption", "x", "--out", "nowhere/x.png"], "cannot be written"),
+        (["--caption", "x", "--out", "nowhere/x.png"], "no folder nowhere; make it"),
         (["--caption", "cat " * 5000, "--out", "x.png"], "at most 4096"),
         (["--text", "x", "--voice", "nothing.wav", "--out", "x.wav"], "nothing.wav"),
         (["--text", "x", "--voice", "photo.png", "--out", "x.wav"], "photo.png"),
