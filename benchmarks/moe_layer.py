@@ -53,22 +53,25 @@ def run(repeats: int, shapes: Mapping[str, tuple[int, int, int, int, int]] | Non
 def _narrow(sizes: tuple[int, int, int, int, int], device: torch.device) -> float:
     """Seconds of the same pass with next to no width: routing, and calling as many operators."""
     tokens, _, _, experts, top_k = sizes
-    layer = _ours(NARROW, experts, top_k, NARROW, device)
-    x = torch.randn(tokens, NARROW, generator=torch.Generator().manual_seed(0)).to(device)
-
-    def forget() -> None:
-        layer.forget_gradients()
-        layer.zero_grad()
-
-    once = _pass(lambda given: layer(given, None, None)[0], forget, x)
+    once = _ours(tokens, NARROW, experts, top_k, NARROW, device)[0]
     return sorted(once()["s"] for _ in range(NARROW_PASSES))[NARROW_PASSES // 2]
 
 
-def _ours(hidden: int, experts: int, top_k: int, inner: int, device: torch.device) -> MoE:
+def _ours(
+    tokens: int, hidden: int, experts: int, top_k: int, inner: int, device: torch.device
+) -> tuple[Callable[[], Figures], Tensor]:
+    """A pass of our layer, and the tokens it is given."""
     layer = MoE(hidden, experts, top_k, inner, 0)
     for weight in layer.parameters():
         nn.init.normal_(weight, std=hidden**-0.5)
-    return layer.to(device).train()
+    layer.to(device).train()
+    x = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def forget() -> None:  # as a step of training does
+        layer.forget_gradients()
+        layer.zero_grad()
+
+    return _pass(lambda given: layer(given, None, None)[0], forget, x), x
 
 
 def _shape(
@@ -78,19 +81,13 @@ def _shape(
     shape = SHAPE.model_copy(
         update={"hidden": hidden, "expert_hidden": inner, "experts": (experts,), "top_k": (top_k,)}
     )  # fmt: skip
-    ours = _ours(hidden, experts, top_k, inner, device)
-    x = torch.randn(tokens, hidden, generator=torch.Generator().manual_seed(0)).to(device)
-
-    def forget() -> None:  # as a step of training does
-        ours.forget_gradients()
-        ours.zero_grad()
-
+    ours, x = _ours(tokens, hidden, experts, top_k, inner, device)
     rows: list[Row | Sheet] = []
     own: list[float] = []
     for peer, build in peers(shape).items():
         other = build().to(device).train()
         found = paired(
-            _pass(lambda given: ours(given, None, None)[0], forget, x),
+            ours,
             _pass(other, other.zero_grad, x),
             repeats=repeats,
             label=f"{name}, {peer}",

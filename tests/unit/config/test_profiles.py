@@ -106,22 +106,6 @@ def test_sections_that_do_not_fit_each_other_are_refused_before_any_work(overrid
         ("study.pretrain.engine=megatron", r"study: pretrain\.engine has no effect in the units of the experiment"),
         ("study.pretrain.long_context.share=0.2", r"study: pretrain\.long_context has no effect in the units"),
         ("study.pretrain.elastic.enabled=false", r"study: pretrain\.elastic\.enabled is false"),
-    ],
-)
-def test_an_experiment_that_would_not_say_what_it_seems_to_is_refused(override, message):
-    with pytest.raises(ConfigError, match=message):
-        load_profile("study-cpu", (override,))
-
-
-def test_settings_that_do_not_go_together_are_told_without_all_the_others():
-    with pytest.raises(ConfigError) as error:
-        load_profile("study-cpu", ("study.recovery_shares=[0.1, 0.05]",))
-    assert str(error.value) == "study-cpu.yaml: study: recovery_shares wants ascending shares above 0 and at most 1"
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
         (
             "study.pretrain.elastic.experts=[8, 99]",
             r"study\.pretrain\.elastic\.experts: got 99; study\.pretrain\.model has",
@@ -133,9 +117,15 @@ def test_settings_that_do_not_go_together_are_told_without_all_the_others():
         ),
     ],
 )
-def test_sizes_of_the_family_experiment_are_those_of_its_own_model(override, message):
+def test_an_experiment_that_would_not_say_what_it_seems_to_is_refused(override, message):
     with pytest.raises(ConfigError, match=message):
         load_profile("study-cpu", (override,))
+
+
+def test_settings_that_do_not_go_together_are_told_without_all_the_others():
+    with pytest.raises(ConfigError) as error:
+        load_profile("study-cpu", ("study.recovery_shares=[0.1, 0.05]",))
+    assert str(error.value) == "study-cpu.yaml: study: recovery_shares wants ascending shares above 0 and at most 1"
 
 
 def test_every_wrong_key_is_reported_at_once():
